@@ -1,0 +1,14 @@
+"""A PEFT adapter on disk: where it lies, what its config says, and its tensors by target module."""
+
+from ingraft.adapter.adapter import Adapter, AdapterConfig, open_adapter
+from ingraft.adapter.grouping import AdapterTensors, SavedParameter, TargetModule, group_tensors
+
+__all__ = [
+    "Adapter",
+    "AdapterConfig",
+    "AdapterTensors",
+    "SavedParameter",
+    "TargetModule",
+    "group_tensors",
+    "open_adapter",
+]

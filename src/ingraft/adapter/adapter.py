@@ -1,0 +1,129 @@
+"""Find an adapter in a directory and read its config and its tensors' headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingraft.checkpoint import TensorInfo, find_weights, read_header
+from ingraft.errors import UnusableInput
+from ingraft.files import inside, read_json, read_json_object
+from ingraft.hub import local_directory
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """`adapter_config.json`; `raw` is all of it, the fields are what every PEFT method has."""
+
+    peft_type: str
+    base_model: str | None
+    revision: str | None
+    task_type: str | None
+    modules_to_save: tuple[str, ...]
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter directory.
+
+    root     the directory that the user named; a Sentence Transformers adapter has its modules.json here
+    folder   where adapter_config.json lies: the root, a module's folder or a named sub-folder
+    tensors  by key in the file, as `base_model.model.….lora_A.weight`
+    """
+
+    root: Path
+    folder: Path
+    config: AdapterConfig
+    weights: Path
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+
+def open_adapter(name: str | Path, *, revision: str | None = None) -> Adapter:
+    """The adapter in a directory or Hub repository. Raises UnusableInput when there is none, or more than one."""
+    root = local_directory(name, role="adapter", revision=revision)
+    folder = _find_folder(root)
+    config = _read_config(folder / CONFIG_FILE)
+    weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    if weights is None:
+        raise UnusableInput(
+            f"{folder} has an adapter_config.json but no weights: expected adapter_model.safetensors."
+        )
+    tensors = {info.name: info for info in _read_tensors(weights)}
+    if not tensors:
+        raise UnusableInput(f"{weights} holds no tensor.", hint="Save the adapter again.")
+    return Adapter(root, folder, config, weights, tensors)
+
+
+def _find_folder(root: Path) -> Path:
+    if (root / CONFIG_FILE).is_file():
+        return root
+    candidates = {root / path for path in _module_paths(root)}
+    candidates |= {child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    found = sorted(folder for folder in candidates if (folder / CONFIG_FILE).is_file())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(str(folder.relative_to(root)) for folder in found)
+        raise UnusableInput(
+            f"{root} holds {len(found)} adapters: {names}.", hint=f"Name the one you mean, for example: {found[-1]}"
+        )
+    if find_weights(root) is not None:
+        raise UnusableInput(
+            f"{root} is a full model, not an adapter: it has {find_weights(root).name} and no {CONFIG_FILE}.",  # type: ignore[union-attr]
+            hint=f"Nothing to merge. See: ingraft inspect {root}",
+        )
+    raise UnusableInput(f"{root} has no {CONFIG_FILE}, so it is no PEFT adapter.", hint=f"See: ingraft inspect {root}")
+
+
+def _module_paths(root: Path) -> list[str]:
+    file = root / "modules.json"
+    if not file.is_file():
+        return []
+    modules = read_json(file)
+    paths = [m.get("path", "") for m in modules if isinstance(m, dict)] if isinstance(modules, list) else []
+    return [path for path in paths if isinstance(path, str) and path and inside(root, path, named_by=file).is_dir()]
+
+
+def _read_config(path: Path) -> AdapterConfig:
+    raw = read_json_object(path)
+    peft_type = raw.get("peft_type")
+    if not isinstance(peft_type, str):
+        raise UnusableInput(f"{path} names no peft_type, so it is no PEFT adapter's config.")
+
+    def text(key: str) -> str | None:
+        value = raw.get(key)
+        return value if isinstance(value, str) and value else None
+
+    saved = raw.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise UnusableInput(f"{path}: modules_to_save is {saved!r}, expected a list of module names.")
+    return AdapterConfig(
+        peft_type=peft_type,
+        base_model=text("base_model_name_or_path"),
+        revision=text("revision"),
+        task_type=text("task_type"),
+        modules_to_save=tuple(saved),
+        raw=raw,
+    )
+
+
+def _read_tensors(weights: Path) -> tuple[TensorInfo, ...]:
+    if weights.suffix == ".bin":
+        from ingraft.checkpoint.pickled import read_pickled
+
+        return read_pickled(weights).tensors
+    return read_header(weights).tensors

@@ -1,0 +1,26 @@
+"""Adapter tensors as numpy arrays, for figures that need no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ingraft.checkpoint import TensorInfo
+
+if TYPE_CHECKING:
+    import numpy
+
+
+def read_array(info: TensorInfo) -> numpy.ndarray[Any, Any] | None:
+    """The tensor in float32, or None for a dtype that numpy lacks."""
+    import numpy
+
+    with info.file.open("rb") as file:
+        file.seek(info.start)
+        raw = file.read(info.nbytes)
+    if info.dtype == "BF16":  # the upper half of a float32
+        values = (numpy.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    elif info.dtype in ("F16", "F32", "F64"):
+        values = numpy.frombuffer(raw, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[info.dtype]).astype("<f4")
+    else:
+        return None
+    return values.reshape(info.shape)

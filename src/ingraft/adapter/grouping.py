@@ -1,0 +1,123 @@
+"""Adapter tensors by what they belong to: target modules, shared tensors, saved parameters. None is left over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ingraft.adapter.adapter import Adapter
+from ingraft.errors import UnusableInput
+from ingraft.methods.method import Method
+
+# Wrappers that leave their name in module paths: torch.compile, activation checkpointing, DDP.
+_WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+
+@dataclass(frozen=True)
+class TargetModule:
+    """One adapted module: parameter of the formula → key in the adapter file.
+
+    parameter  the base's parameter that the formula is for: the module's weight, unless a parameter was targeted
+    """
+
+    module: str
+    tensors: Mapping[str, str]
+    parameter: str = ""
+
+    @property
+    def weight(self) -> str:
+        return self.parameter or f"{self.module}.weight"
+
+    @property
+    def bias(self) -> str:
+        return f"{self.module}.bias"
+
+
+@dataclass(frozen=True)
+class SavedParameter:
+    """A parameter of the base that the adapter holds whole (modules_to_save, trained biases, base layers)."""
+
+    parameter: str
+    key: str
+
+
+@dataclass(frozen=True)
+class AdapterTensors:
+    targets: tuple[TargetModule, ...]
+    shared: Mapping[str, str]
+    saved: tuple[SavedParameter, ...]
+    notes: tuple[str, ...] = ()
+
+
+def runtime_name(name: str) -> str:
+    """`name` without the parts that wrappers left in it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
+    """Give every tensor of `adapter` to exactly one owner, by the key suffixes of `method`."""
+    targets: dict[str, dict[str, str]] = {}
+    shared: dict[str, str] = {}
+    saved: dict[str, str] = {}
+    wrapped = False
+    suffixes = sorted(method.tensors, key=len, reverse=True)
+    replaced = sorted(method.replaces, key=len, reverse=True)
+    for key in adapter.tensors:
+        below, name = _strip(adapter, key)
+        wrapped |= name != runtime_name(name)
+        name = runtime_name(name)
+        if below in method.shared:
+            shared[method.shared[below]] = key
+            continue
+        for spelling in (name, _without_adapter_name(name)):
+            suffix = next((s for s in suffixes if spelling.endswith(s) and len(spelling) > len(s)), None)
+            if suffix is not None:
+                owner = targets.setdefault(spelling[: -len(suffix)], {})
+                _put(adapter, owner, method.tensors[suffix], key)
+                break
+            suffix = next((s for s in replaced if spelling.endswith(s) and len(spelling) > len(s)), None)
+            if suffix is not None:
+                _put(adapter, saved, f"{spelling[: -len(suffix)]}.{method.replaces[suffix]}", key)
+                break
+        else:
+            _put(adapter, saved, _saved_name(name), key)
+    notes = ("wrapper names such as _orig_mod removed from the adapter's keys",) if wrapped else ()
+    return AdapterTensors(
+        tuple(TargetModule(module, tensors) for module, tensors in sorted(targets.items(), key=_natural)),
+        shared,
+        tuple(SavedParameter(parameter, key) for parameter, key in sorted(saved.items())),
+        notes,
+    )
+
+
+def _strip(adapter: Adapter, key: str) -> tuple[str, str]:
+    """The key below `base_model.` and below `base_model.model.`."""
+    if not key.startswith("base_model."):
+        raise UnusableInput(
+            f"{adapter.weights}: {key} does not begin with base_model., as the tensors of a PEFT adapter do.",
+            hint="Save it with save_pretrained of peft or sentence-transformers.",
+        )
+    below = key.removeprefix("base_model.")
+    return below, below.removeprefix("model.")
+
+
+def _without_adapter_name(name: str) -> str:
+    """State dicts saved by hand still carry the adapter's name: `lora_A.default.weight`."""
+    return re.sub(r"\.default(?=\.(weight|bias)$|$)", "", name)
+
+
+def _saved_name(name: str) -> str:
+    name = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name)
+    return re.sub(r"\.(base_layer|original_module)(?=\.[^.]+$)", "", name)
+
+
+def _put(adapter: Adapter, owner: dict[str, str], name: str, key: str) -> None:
+    if name in owner:
+        raise UnusableInput(f"{adapter.weights}: {key} and {owner[name]} are the same tensor under two names.")
+    owner[name] = key
+
+
+def _natural(item: tuple[str, object]) -> list[tuple[int, int | str]]:
+    """`layer.2` before `layer.10`."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in item[0].split(".")]

@@ -1,0 +1,71 @@
+"""Find the base model that an adapter belongs to, and refuse one that cannot be merged into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingraft.adapter import Adapter
+from ingraft.checkpoint import Checkpoint, open_checkpoint
+from ingraft.errors import UnusableInput
+from ingraft.files import read_json_object
+from ingraft.hub import local_directory
+from ingraft.layout import Layout, read_layout
+
+EDITABLE_DTYPES = ("F32", "BF16", "F16", "F64")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The base: its name as the user or the adapter gave it, its layout, the transformer's config and weights."""
+
+    name: str
+    layout: Layout
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+
+def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
+    """The base that `base` names, else the one that the adapter's config names."""
+    name = str(base) if base is not None else adapter.config.base_model
+    if name is None:
+        raise UnusableInput(
+            f"{adapter.folder / 'adapter_config.json'} names no base model.", hint="Pass it with --base."
+        )
+    if base is not None:
+        root = local_directory(name, role="base model")
+    else:
+        hint = f"The adapter in {adapter.folder} names it; pass the one you have with --base."
+        root = local_directory(name, role="base model", revision=adapter.config.revision, hint=hint)
+    layout = _layout_around(root)
+    folder = layout.transformer_folder
+    if (root / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UnusableInput(
+            f"The base model {root} is itself an adapter.", hint="Merge that one first, then this one into the result."
+        )
+    if not (folder / "config.json").is_file():
+        raise UnusableInput(f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base.")
+    return BaseModel(name, layout, read_json_object(folder / "config.json"), open_checkpoint(folder))
+
+
+def _layout_around(root: Path) -> Layout:
+    """The layout of `root`, or of its parent where `root` is the transformer's folder of a Sentence Transformers model."""
+    layout = read_layout(root)
+    if not layout.is_sentence_transformers and (root.parent / "modules.json").is_file():
+        around = read_layout(root.parent)
+        if around.transformer and around.transformer_folder == root:
+            return around
+    return layout
+
+
+def quantisation_of(base: BaseModel) -> str | None:
+    """The name of the method that the base's weights are packed with, or None."""
+    quantization = base.config.get("quantization_config")
+    if not isinstance(quantization, dict):
+        return None
+    method = str(quantization.get("quant_method", "an unknown method"))
+    if quantization.get("load_in_4bit") or quantization.get("_load_in_4bit"):
+        return f"{method} (4-bit)"
+    return f"{method} (8-bit)" if quantization.get("load_in_8bit") or quantization.get("_load_in_8bit") else method

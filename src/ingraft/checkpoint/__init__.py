@@ -1,0 +1,16 @@
+"""Base weights on disk: which tensors there are and where their bytes lie. Knows no PEFT."""
+
+from ingraft.checkpoint.checkpoint import Checkpoint, Shard, find_weights, open_checkpoint
+from ingraft.checkpoint.header import Header, TensorInfo, read_header, tensor_nbytes, write_header
+
+__all__ = [
+    "Checkpoint",
+    "Header",
+    "Shard",
+    "TensorInfo",
+    "find_weights",
+    "open_checkpoint",
+    "read_header",
+    "tensor_nbytes",
+    "write_header",
+]

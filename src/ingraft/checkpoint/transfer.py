@@ -1,0 +1,104 @@
+"""Bytes between files: positional reads and writes, and copies that stay in the kernel where it can.
+
+Linux calls are an inner detail: `PORTABLE = True` (or another system) takes plain seeks, reads and writes instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PORTABLE = not sys.platform.startswith("linux")
+CHUNK = 64 * 1024 * 1024
+_REFUSED = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.ETXTBSY}
+
+
+class OpenFiles:
+    """File handles by path, opened once, shared by threads: reads and writes name their position."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[Path, str], IO[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, path: Path, mode: str = "rb") -> IO[bytes]:
+        with self._lock:
+            file = self._files.get((path, mode))
+            if file is None:
+                file = self._files[(path, mode)] = path.open(mode, buffering=0)
+            return file
+
+    def close(self) -> None:
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
+
+@contextmanager
+def open_files() -> Iterator[OpenFiles]:
+    files = OpenFiles()
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+_seek_lock = threading.Lock()
+
+
+def read_into(file: IO[bytes], position: int, buffer: Any) -> None:
+    """Fill `buffer` (writable bytes) from `position`; EOFError when the file ends before."""
+    view = memoryview(buffer).cast("B")
+    done = 0
+    while done < len(view):
+        if PORTABLE:
+            with _seek_lock:
+                file.seek(position + done)
+                count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        else:
+            count = os.preadv(file.fileno(), [view[done:]], position + done)
+        if not count:
+            raise EOFError(f"{file.name} ends at byte {position + done:,}, {len(view) - done:,} bytes too early")
+        done += count
+
+
+def write_from(file: IO[bytes], position: int, buffer: Any) -> None:
+    """Write all of `buffer` at `position`."""
+    view = memoryview(buffer).cast("B")
+    done = 0
+    while done < len(view):
+        if PORTABLE:
+            with _seek_lock:
+                file.seek(position + done)
+                done += file.write(view[done:])
+        else:
+            done += os.pwrite(file.fileno(), view[done:], position + done)
+
+
+def copy_bytes(source: IO[bytes], start: int, target: IO[bytes], position: int, count: int) -> None:
+    """Copy `count` bytes from `start` in `source` to `position` in `target`."""
+    done = 0
+    while done < count and not PORTABLE:
+        try:
+            moved = os.copy_file_range(source.fileno(), target.fileno(), count - done, start + done, position + done)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            break
+        if not moved:
+            break
+        done += moved
+    if done == count:
+        return
+    buffer = bytearray(min(CHUNK // 8, count - done))
+    while done < count:
+        piece = memoryview(buffer)[: min(len(buffer), count - done)]
+        read_into(source, start + done, piece)
+        write_from(target, position + done, piece)
+        done += len(piece)

@@ -1,0 +1,1 @@
+"""The `ingraft` command: one file per verb, no logic in them."""

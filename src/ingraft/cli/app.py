@@ -1,0 +1,94 @@
+"""The `ingraft` command: its verbs, its global options, and how a run ends.
+
+Exit codes: 0 done · 1 a check of the result failed · 2 unusable input or command line · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from ingraft.cli.inspect import inspect
+from ingraft.cli.merge import merge
+from ingraft.cli.methods import methods
+from ingraft.cli.verify import verify
+from ingraft.errors import IngraftError
+
+# In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
+VERBS: tuple[Callable[..., Any], ...] = (inspect, merge, verify, methods)
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ingraft",
+    help="Graft a PEFT adapter into its Sentence Transformers model: a merge that cannot half-succeed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _verb in VERBS:
+    app.command()(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ingraft {version('ingraft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors.", envvar="INGRAFT_DEBUG")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["INGRAFT_DEBUG"] = "1"  # where main() finds it, and every process that a verb starts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's own) and return its exit code.
+
+    Errors that a person can mend are printed in words; any other exception is a bug and passes through.
+    """
+    try:
+        app(args=arguments, prog_name="ingraft")
+    except IngraftError as error:
+        _print_error(error, error.message, error.hint)
+        return error.exit_code
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # The machine said no: a file without permission, a full disk, …
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _print_error(error, f"{where}{error.strerror}")
+        return IngraftError.exit_code
+    except SystemExit as end:  # how typer ends every run, and how it hands on Ctrl-C
+        if end.code == _INTERRUPTED:
+            typer.echo("interrupted; nothing was published", err=True)
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _print_error(error: Exception, message: str, hint: str = "") -> None:
+    """`error: message` and the hint's lines, indented, on stderr; not wrapped: logs are searched by line."""
+    from rich.console import Console
+    from rich.text import Text
+
+    if os.environ.get("INGRAFT_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    console = Console(stderr=True)
+    console.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
+    for line in hint.splitlines():
+        console.print(Text(f"  {line}"), soft_wrap=True)

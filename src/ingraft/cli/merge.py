@@ -1,0 +1,67 @@
+"""`ingraft merge`: an adapter into its base, proven and published, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+Format = Literal["human", "json"]
+
+
+def merge(
+    adapter: Annotated[str, typer.Argument(help="Adapter: a directory or a Hub id.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Directory for the merged model.", show_default=False)],
+    base: Annotated[
+        str | None, typer.Option(help="Base model: a directory or a Hub id. Default: what the adapter names.")
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Dtype of the merged weights; auto keeps the base's."),
+    ] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    save_plan: Annotated[Path | None, typer.Option(help="Write the plan as JSON to this file.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, in one step, if it is not empty.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Publish without the proof.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: the CPU's cores, at most 8.")] = None,
+    format: Annotated[Format, typer.Option(help="How to print plan and result.")] = "human",
+) -> None:
+    """Merge ADAPTER into its base model and write the plain model to OUTPUT."""
+    from ingraft.cli import show
+    from ingraft.pipeline import run_plan
+    from ingraft.plan import plan_merge
+    from ingraft.publish import check_output
+
+    human = format == "human"
+    if not dry_run:
+        check_output(output, overwrite=overwrite)
+    plan = plan_merge(adapter, base, dtype=dtype, trust_remote_code=trust_remote_code)
+    if save_plan is not None:
+        show.save_json(save_plan, plan.to_dict())
+    if human:
+        show.plan(plan, output)
+    if dry_run:
+        if not human:
+            show.json({"plan": plan.to_dict()})
+        return
+    with show.progress(human) as progress:
+        result = run_plan(plan, output, overwrite=overwrite, verify=not no_verify, workers=workers, progress=progress)
+    if human:
+        show.result(result)
+    else:
+        show.json(_facts(result))
+
+
+def _facts(result: Any) -> dict[str, Any]:
+    """The result in JSON types: what the person sees, and the whole plan."""
+    return {
+        "output": str(result.output),
+        "seconds": round(result.seconds, 3),
+        "plan": result.plan.to_dict(),
+        "verification": result.report.to_dict() if result.report else None,
+    }

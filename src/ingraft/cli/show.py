@@ -1,0 +1,177 @@
+"""How plans, results and inspections are printed. Data go to stdout, words about progress to stderr."""
+
+from __future__ import annotations
+
+import json as json_library
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingraft.errors import UnusableInput
+from ingraft.files import free_bytes, human_bytes, to_json
+from ingraft.naming.numbers import layer_span
+
+if TYPE_CHECKING:
+    from ingraft.pipeline import MergeResult, Progress
+    from ingraft.steps import MergePlan
+    from ingraft.verification.report import VerificationReport
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+_LABEL = 10
+
+
+def out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def line(label: str, text: str, *, style: str = "") -> None:
+    """One line of the report: a label in its column, then the facts."""
+    out().print(Text.assemble((f"{label:<{_LABEL}}", "bold cyan"), (text, style)))
+
+
+def json(value: Mapping[str, Any]) -> None:
+    sys.stdout.write(to_json(json_library.loads(json_library.dumps(value, default=str))))
+
+
+def save_json(path: Path, value: Mapping[str, Any]) -> None:
+    try:
+        path.write_text(to_json(value), encoding="utf-8")
+    except OSError as error:
+        raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def dtype_name(stored: str) -> str:
+    return _DTYPES.get(stored, stored)
+
+
+def count(number: float) -> str:
+    """`22.7 M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def plan(plan: MergePlan, output: Path) -> None:
+    """The plan in four lines: base, adapter, what changes, what it takes."""
+    details = plan.base.details
+    line(
+        "base",
+        f"{_short(plan.base.name)} · {details['architecture']} · {count(details['parameters'])} parameters · "
+        f"{dtype_name(details['dtype'])} · {human_bytes(plan.base.nbytes)} in {plural(len(plan.base.weights), 'file')}",
+    )
+    line("adapter", _adapter_line(plan))
+    edited, replaced, added = plan.count("edit"), plan.count("replace"), plan.count("add")
+    parts = [f"{plural(edited, 'tensor')} edited"] if edited else []
+    parts += [f"{replaced} replaced"] if replaced else []
+    parts += [f"{added} added"] if added else []
+    parts += [f"{plan.count('copy')} copied byte for byte"] if plan.count("copy") else []
+    parts += [f"{plan.count('cast')} cast"] if plan.count("cast") else []
+    parts += [f"{plural(len(plan.carried), 'file')} carried"]
+    room = f"{human_bytes(plan.needed_disk)} to write, {human_bytes(free_bytes(output.absolute().parent))} free"
+    line("plan", f"{', '.join(parts)} · {room}")
+    for written in plan.written:
+        line("", f"{written.path} written: {written.reason}", style="dim")
+    for note in plan.notes:
+        line("", note, style="dim")
+
+
+def _adapter_line(plan: MergePlan) -> str:
+    details = plan.adapter.details
+    scales = sorted({float(edit.settings["scale"]) for edit in plan.edits() if isinstance(edit.settings.get("scale"), (int, float))})
+    facts = [plan.method]
+    if "r" in details:
+        facts.append(f"r={details['r']}")
+    if "lora_alpha" in details:
+        facts.append(f"α={details['lora_alpha']}")
+    if scales:
+        facts.append("scale " + (f"{scales[0]:g}" if len(scales) == 1 else f"{scales[0]:g} to {scales[-1]:g}"))
+    modules = {edit.target for edit in plan.edits()}
+    leaves = sorted({module.rsplit(".", 1)[-1] for module in modules})
+    share = 100 * plan.adapter.nbytes / max(plan.base.nbytes, 1)
+    where = ", ".join(leaves[:8]) + (" …" if len(leaves) > 8 else "")
+    span = layer_span(modules)
+    route = "" if plan.route == "streamed" else f" · {plan.route}, {human_bytes(plan.needed_memory)} of memory"
+    return (
+        f"{' '.join(facts)} · {where}{f' in {span}' if span else ''} · "
+        f"{human_bytes(plan.adapter.nbytes)}, {share:.2g} % of the base{route}"
+    )
+
+
+def _short(name: str) -> str:
+    path = Path(name)
+    return path.name if path.is_absolute() and path.name else name
+
+
+@contextmanager
+def progress(human: bool) -> Iterator[Progress | None]:
+    """A bar on stderr for each stage; None, so silence, when stderr is no terminal."""
+    if not human or not sys.stderr.isatty():
+        yield None
+        return
+    from ingraft.cli.progress import Bars
+
+    with Bars() as bars:
+        yield bars
+
+
+def result(result: MergeResult) -> None:
+    """Time, proof, and the line that loads the model."""
+    size = sum(step.nbytes for step in result.plan.steps())
+    line("merge", f"{human_bytes(size)} in {result.seconds:.1f} s")
+    if result.report is None:
+        line("proof", "switched off with --no-verify", style="yellow")
+    else:
+        proof(result.report)
+    loader = result.plan.layout.model_class or "SentenceTransformer"
+    line("model", f'{loader}("{result.output}")', style="bold green")
+
+
+def proof(report: VerificationReport) -> None:
+    """The checks of a weight proof on two lines."""
+    used, untouched, probes = (report.check(name) for name in ("adapter tensors", "untouched tensors", "probes"))
+    line(
+        "proof",
+        f"{used.value} of {used.limit} adapter tensors used · {untouched.value} of {untouched.limit} untouched tensors "
+        f"identical · probes of all edited tensors, worst {probes.value:.2g} of the limit",
+    )
+    kept, changed, edited = (report.figures.get(key) for key in ("kept_of_delta", "elements_changed", "elements_edited"))
+    if kept is not None and changed is not None and edited:
+        line("", f"rounding keeps {100 * kept:.1f} % of the delta · {100 * changed / edited:.1f} % of the edited elements changed")
+
+
+def checks(report: VerificationReport) -> None:
+    """Every check as a row: measured, allowed, meaning."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("", "check", "measured", "allowed", "meaning"):
+        table.add_column(title, overflow="fold")
+    for check in report.checks:
+        mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
+        where = f" ({check.where})" if check.where and not check.passed else ""
+        table.add_row(mark, check.name, _number(check.value), _number(check.limit), check.meaning + where)
+    Console(highlight=False).print(table)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def verdict(report: VerificationReport) -> None:
+    """The last line of a verification."""
+    if report.passed:
+        line("proven", f"{plural(len(report.checks), 'check')} passed", style="bold green")
+    else:
+        names = ", ".join(check.name for check in report.failed)
+        line("FAILED", f"{len(report.failed)} of {plural(len(report.checks), 'check')}: {names}", style="bold red")

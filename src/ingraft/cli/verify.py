@@ -1,0 +1,39 @@
+"""`ingraft verify`: the proof again, from disk and through PEFT itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingraft.cli.merge import Format
+
+
+def verify(
+    merged: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
+    adapter: Annotated[str, typer.Option(help="The adapter that was merged: a directory or a Hub id.", show_default=False)],
+    base: Annotated[str | None, typer.Option(help="Base model. Default: what the adapter names.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to embed with both models, one a line. Default: a set of ours.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="How to print the checks.")] = "human",
+) -> None:
+    """Prove that MERGED equals its base plus the adapter. Exit code 1 when a check fails."""
+    from ingraft.cli import show
+    from ingraft.pipeline import verify as run
+    from ingraft.verification.texts import read_texts
+
+    chosen = read_texts(texts) if texts else None
+    with show.progress(format == "human") as progress:
+        report = run(merged, adapter, base=base, texts=chosen, trust_remote_code=trust_remote_code, progress=progress)
+    if format == "json":
+        show.json(report.to_dict())
+    else:
+        show.checks(report)
+        show.verdict(report)
+    if not report.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,80 @@
+"""Does the adapter file hold every layer that its config says was trained?
+
+A file that lost layers still loads everywhere, as a weaker adapter. For each adapted module, the modules of the base
+that differ from it in layer numbers only are looked up; where the config's rules would have adapted one of them too,
+its tensors must be there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ingraft.adapter import Adapter, AdapterTensors
+from ingraft.checkpoint import Checkpoint
+from ingraft.errors import UnusableInput
+from ingraft.naming import Names
+from ingraft.naming.numbers import NUMBER
+
+
+def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: AdapterTensors, names: Names) -> None:
+    """Raises UnusableInput that names the first module whose tensors are missing."""
+    adapted = {target.module for target in tensors.targets}
+    stored: dict[str, set[tuple[str, ...]]] = {}
+    for name in checkpoint.tensors:
+        stored.setdefault(NUMBER.sub("*", name), set()).add(tuple(NUMBER.findall(name)))
+    missing: set[str] = set()
+    for module in sorted(adapted):
+        regions = names.regions.get(f"{module}.weight", ())
+        if len(regions) != 1:
+            continue
+        numbers = NUMBER.findall(module)
+        tensor = regions[0].tensor
+        if not numbers or NUMBER.findall(tensor) != numbers:
+            continue
+        for sibling in stored[NUMBER.sub("*", tensor)]:
+            other = _with_numbers(module, sibling)
+            if other not in adapted and is_targeted(adapter.config.raw, other):
+                missing.add(other)
+    if missing:
+        first = min(missing)
+        raise UnusableInput(
+            f"{adapter.weights} has no tensors for {first}, which its config targets "
+            f"({len(missing)} of {len(missing) + len(adapted)} modules are missing).",
+            hint="The file is incomplete, or the base is another model. Save the adapter again or pass --base.",
+        )
+
+
+def _with_numbers(module: str, numbers: tuple[str, ...]) -> str:
+    remaining = iter(numbers)
+    return NUMBER.sub(lambda _: next(remaining), module)
+
+
+def is_targeted(config: Mapping[str, Any], module: str) -> bool:
+    """PEFT's own rule (`check_target_module_exists`): target_modules, exclude_modules, layers_to_transform."""
+    excluded = config.get("exclude_modules")
+    if excluded and _matches(excluded, module):
+        return False
+    targets = config.get("target_modules")
+    if not targets or targets == "all-linear" or not _matches(targets, module):
+        return False
+    layers = config.get("layers_to_transform")
+    if layers is None or isinstance(targets, str):
+        return True
+    wanted = [layers] if isinstance(layers, int) else list(layers)
+    patterns = config.get("layers_pattern") or []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or [r"[^\.]*"]:
+        found = re.match(rf".*\.{pattern}\.(\d+)\.", module)
+        if found:
+            return int(found.group(1)) in wanted
+    return False
+
+
+def _matches(names: Any, module: str) -> bool:
+    if isinstance(names, str):
+        try:
+            return re.fullmatch(names, module) is not None
+        except re.error:
+            return False
+    return any(module == name or module.endswith(f".{name}") for name in names if isinstance(name, str))

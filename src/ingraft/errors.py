@@ -1,0 +1,43 @@
+"""Everything that ingraft raises on purpose.
+
+    IngraftError          one line that says what, where and what was expected; `hint` says what to do next
+    ├── UnusableInput     the input or the command line cannot be used       (exit code 2, nothing was written)
+    └── CheckFailed       everything ran and a check of the result failed    (exit code 1, nothing was published)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class IngraftError(Exception):
+    """A message in one line for a person, and `hint`: the next thing to try."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UnusableInput(IngraftError):
+    """The input cannot be used as it is."""
+
+    exit_code = 2
+
+
+class CheckFailed(IngraftError):
+    """A check of the result failed."""
+
+    exit_code = 1
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """` (nearest: x)` for an error message, or nothing where no candidate is near."""
+    found = get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f" (nearest: {found[0]})" if found else ""

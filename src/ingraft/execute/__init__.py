@@ -1,0 +1,5 @@
+"""A plan's bytes, written into a directory that nobody sees yet. Decides nothing."""
+
+from ingraft.execute.run import StepFigures, default_workers, execute
+
+__all__ = ["StepFigures", "default_workers", "execute"]

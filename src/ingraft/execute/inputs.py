@@ -1,0 +1,137 @@
+"""Adapter tensors and row formulas, made when the first block of an edit needs them and dropped after the last."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ingraft.adapter import Adapter
+from ingraft.checkpoint import TensorInfo
+from ingraft.checkpoint.transfer import OpenFiles, read_into
+from ingraft.errors import UnusableInput
+from ingraft.methods.table import formula
+from ingraft.steps import REPLACE, Edit, MergeStep
+
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+BLOCK_ELEMENTS = 1 << 20
+
+RowFormula = Callable[[Tensor, slice], Tensor]
+
+
+def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
+    """The tensor of `info` in its stored dtype."""
+    buffer = bytearray(info.nbytes)
+    read_into(files.get(info.file), info.start, buffer)
+    if not buffer:
+        return torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype])
+    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def read_adapter_tensor(files: OpenFiles, adapter: Adapter, key: str) -> Tensor:
+    """An adapter tensor in float32 (integers as they are), finite, or UnusableInput."""
+    info = adapter.tensors[key]
+    if info.dtype not in TORCH_DTYPES:
+        raise UnusableInput(f"{adapter.weights}: {key} has the dtype {info.dtype}, which cannot be merged.")
+    tensor = read_tensor(files, info)
+    if not tensor.is_floating_point():
+        return tensor
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise UnusableInput(
+            f"{adapter.weights}: {key} holds NaN or infinity.", hint="The training diverged; take an earlier checkpoint."
+        )
+    return tensor
+
+
+@dataclass(frozen=True)
+class BaseRows:
+    """The base weight that a formula may read while it is built: float32 blocks of rows in order [out, in]."""
+
+    files: OpenFiles
+    source: TensorInfo
+    edit: Edit
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.edit.shape
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        out, width = self.edit.shape
+        start, stop = self.edit.elements
+        if stop - start != out * width:
+            raise UnusableInput(f"{self.edit.target} lies in several parts of {self.source.name}; its method needs it whole.")
+        info, size = self.source, self.source.nbytes // max(self.source.elements, 1)
+        if self.edit.transposed:
+            whole = TensorInfo(info.name, info.dtype, (width, out), info.file, info.start + start * size, info.start + stop * size)
+            yield slice(0, out), read_tensor(self.files, whole).float().T.contiguous()
+            return
+        step = max(1, BLOCK_ELEMENTS // max(width, 1))
+        for row in range(0, out, step):
+            rows = min(step, out - row)
+            first = info.start + (start + row * width) * size
+            block = TensorInfo(info.name, info.dtype, (rows, width), info.file, first, first + rows * width * size)
+            yield slice(row, row + rows), read_tensor(self.files, block).float()
+
+
+def build(files: OpenFiles, adapter: Adapter, step: MergeStep, edit: Edit) -> RowFormula:
+    """The row formula (for a bias: a formula of [rows] vectors) of one edit."""
+    inputs = {name: read_adapter_tensor(files, adapter, key) for name, key in edit.inputs.items()}
+    if edit.formula == REPLACE:
+        value = inputs["value"].reshape(edit.shape if edit.part == "weight" else (-1,))
+        return lambda weight, at: value[at]
+    function = formula(edit.formula)
+    wanted = inspect.signature(function).parameters
+    arguments: dict[str, Any] = {
+        name: inputs.get(name, edit.settings.get(name))
+        for name in wanted
+        if name not in ("base", "bias") and (name in inputs or name in edit.settings or _has_no_default(wanted[name]))
+    }
+    try:
+        if edit.part == "bias":
+            return lambda bias, at: function(bias, **arguments)[at]
+        if "base" in wanted:
+            assert step.source is not None
+            arguments["base"] = BaseRows(files, step.source, edit)
+        built: RowFormula = function(**arguments)
+    except RuntimeError as error:
+        raise does_not_fit(edit, error) from None
+    return built
+
+
+def _has_no_default(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty
+
+
+def does_not_fit(edit: Edit, error: Exception) -> UnusableInput:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UnusableInput(f"The adapter's tensors for {edit.target} do not fit its weight of {list(edit.shape)}: {reason}")
+
+
+class FormulaCache:
+    """Row formulas of one step: built by the first thread that asks, forgotten when `parts` blocks are done."""
+
+    def __init__(self, files: OpenFiles, adapter: Adapter, step: MergeStep, parts: int) -> None:
+        self._files, self._adapter, self._step, self._left = files, adapter, step, parts
+        self._lock = threading.Lock()
+        self._built: dict[int, RowFormula] = {}
+
+    def get(self, index: int) -> RowFormula:
+        with self._lock:
+            if index not in self._built:
+                self._built[index] = build(self._files, self._adapter, self._step, self._step.edits[index])
+            return self._built[index]
+
+    def done(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._built.clear()

@@ -1,0 +1,94 @@
+"""Small safe things about files: JSON that says where it is broken, paths that stay in their directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ingraft.errors import UnusableInput
+
+MAX_JSON_BYTES = 64 * 1024 * 1024
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; UnusableInput names the file and the place when it is not JSON."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise UnusableInput(f"{path} has {size:,} bytes, too many for a JSON file of a model.")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnusableInput(f"{path} does not exist.") from None
+    except OSError as error:
+        raise UnusableInput(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UnusableInput(f"{path} is not UTF-8 text.") from None
+    except RecursionError:
+        raise UnusableInput(f"{path} is nested too deeply to be read.") from None
+    except json.JSONDecodeError as error:
+        raise UnusableInput(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UnusableInput(f"{path} holds a JSON {type(value).__name__}, expected an object.")
+    return value
+
+
+def to_json(value: Any) -> str:
+    """`value` as the JSON text that Hugging Face libraries write: two spaces, UTF-8, a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def inside(folder: Path, name: str, *, named_by: Path) -> Path:
+    """`folder / name` for a relative `name` out of a file; UnusableInput when it leaves `folder`.
+
+    Symbolic links are not followed for this: the Hub's cache consists of them.
+    """
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if not isinstance(name, str) or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[:1]:
+        raise UnusableInput(f"{named_by} names {name!r}, which lies outside {folder}.")
+    return folder / parts
+
+
+def human_bytes(count: float) -> str:
+    """`90.9 MB`: powers of a thousand, three digits."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 999.5 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may be written to the file system of `folder` (or of its nearest existing parent)."""
+    import shutil
+
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that a process may still take, respecting a cgroup's limit; None where unknown."""
+    limits = []
+    try:
+        with open("/proc/meminfo") as meminfo:
+            limits += [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable")]
+    except OSError:
+        try:
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        except (AttributeError, ValueError, OSError):
+            return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            limits.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(limits) if limits else None

@@ -1,0 +1,50 @@
+"""The table of PEFT methods, and how to find a row and its formula. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from ingraft.errors import UnusableInput, nearest
+from ingraft.methods import (
+    rows_lora,
+    rows_low_rank,
+    rows_other,
+    rows_refused,
+    rows_shared,
+    rows_structured,
+)
+from ingraft.methods.method import Method
+
+METHODS: tuple[Method, ...] = (
+    *rows_lora.ROWS,
+    *rows_low_rank.ROWS,
+    *rows_shared.ROWS,
+    *rows_structured.ROWS,
+    *rows_other.ROWS,
+    *rows_refused.ROWS,
+)
+
+
+def method_for(config: Mapping[str, Any]) -> Method:
+    """The first row that applies to an adapter_config.json. Raises UnusableInput for a type that is not known."""
+    peft_type = config.get("peft_type")
+    rows = [method for method in METHODS if method.peft_type == peft_type]
+    if not rows:
+        known = sorted({method.peft_type for method in METHODS})
+        raise UnusableInput(
+            f"adapter_config.json: peft_type {peft_type!r} is not known{nearest(str(peft_type).upper(), known)}.",
+            hint="For those that are, run: ingraft methods",
+        )
+    for method in rows:
+        if method.applies(config):
+            return method
+    raise UnusableInput(f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods")
+
+
+def formula(reference: str) -> Callable[..., Any]:
+    """The function that a row's `formula` or `bias` names, "file:function". Imports torch."""
+    file, _, function = reference.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"ingraft.methods.{file}"), function)
+    return found

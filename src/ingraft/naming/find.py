@@ -1,0 +1,57 @@
+"""Direct names where they settle it, the meta model where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ingraft.base_model import BaseModel
+from ingraft.errors import UnusableInput
+from ingraft.naming.direct import direct_names
+from ingraft.naming.names import Names
+
+# Output layers that share the embedding's numbers in most architectures.
+_OUTPUT_LAYERS = ("lm_head.weight", "decoder.weight", "embed_out.weight", "output_embeddings.weight")
+
+
+def find_names(
+    parameters: Sequence[str],
+    optional: Sequence[str],
+    model: BaseModel,
+    *,
+    trust_remote_code: bool = False,
+) -> Names:
+    """Where `parameters` and, if they exist, `optional` ones lie in the base's checkpoint.
+
+    The running model is asked when a parameter is not stored under its name, or may share its numbers with another.
+    """
+    names = direct_names(parameters, optional, model.checkpoint, model.config)
+    missing = [parameter for parameter in parameters if parameter in names.missing]
+    if not missing and not _may_be_tied(names):
+        return names
+    from ingraft.naming.meta import meta_names, runtime_model
+
+    try:
+        runtime = runtime_model(model, trust_remote_code=trust_remote_code)
+        found = meta_names(parameters, optional, runtime)
+        if any(parameter in found.missing for parameter in parameters):
+            with_head = meta_names(parameters, optional, runtime_model(model, trust_remote_code=trust_remote_code, head=True))
+            if not any(parameter in with_head.missing for parameter in parameters):
+                return with_head
+    except UnusableInput:
+        if missing and not _could_be_renamed(missing, model):
+            return names
+        raise
+    return found
+
+
+def _may_be_tied(names: Names) -> bool:
+    """Is an embedding or an output layer among the parameters that were found?"""
+    return any(
+        names.kinds.get(parameter.removesuffix(".weight")) == "embedding" or parameter.endswith(_OUTPUT_LAYERS)
+        for parameter in names.regions
+    )
+
+
+def _could_be_renamed(missing: Sequence[str], model: BaseModel) -> bool:
+    """Does the base have code of its own that could give other names to its tensors?"""
+    return bool(model.config.get("auto_map")) and bool(missing)

@@ -1,0 +1,186 @@
+"""The one visible pipeline: plan → execute → verify → publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ingraft.checkpoint import open_checkpoint
+from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.hub import local_directory
+from ingraft.layout import read_layout
+from ingraft.plan import DType, plan_merge
+from ingraft.publish import check_output, check_room, published
+from ingraft.steps import MergePlan
+from ingraft.verification.report import VerificationReport
+
+if TYPE_CHECKING:
+    from ingraft.execute import StepFigures
+
+
+_DTYPE_OPTIONS: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class Progress(Protocol):
+    """Told when a stage (`merge`, `proof`) begins, with its bytes in all, and about bytes done in it."""
+
+    def begin(self, stage: str, total: int) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A published merge. `report` is None when the proof was switched off; `figures` are by edited tensor."""
+
+    output: Path
+    plan: MergePlan
+    figures: tuple[StepFigures, ...]
+    report: VerificationReport | None
+    seconds: float
+
+
+def merge(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: DType = "auto",
+    overwrite: bool = False,
+    verify: bool = True,
+    trust_remote_code: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    on_plan: Callable[[MergePlan], None] | None = None,
+) -> MergeResult:
+    """Merge `adapter` into its base and publish the plain model at `output`, or raise and leave nothing behind.
+
+    Raises UnusableInput (nothing was written) or CheckFailed (the proof failed and nothing was published).
+    """
+    check_output(Path(output), overwrite=overwrite)
+    plan = plan_merge(adapter, base, dtype=dtype, trust_remote_code=trust_remote_code)
+    if on_plan:
+        on_plan(plan)
+    return run_plan(plan, output, overwrite=overwrite, verify=verify, workers=workers, progress=progress)
+
+
+def run_plan(
+    plan: MergePlan,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Execute, verify and publish a plan."""
+    from ingraft.execute import default_workers, execute
+    from ingraft.manifest import write_manifest
+    from ingraft.verification.figures import effect_figures
+    from ingraft.verification.weights import verify_weights
+
+    started = time.monotonic()
+    output = Path(output)
+    workers = workers or default_workers()
+    check_output(output, overwrite=overwrite, inputs=(plan.base.root, plan.adapter.root))
+    check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
+    shown = progress or _Silent()
+    with published(output, overwrite=overwrite) as folder:
+        shown.begin("merge", sum(step.nbytes for step in plan.steps()))
+        figures = execute(plan, folder, workers=workers, progress=shown.advance)
+        shown.end()
+        _refuse_no_change(plan, figures)
+        report: VerificationReport | None = None
+        if verify:
+            shown.begin("proof", sum(step.nbytes for step in plan.steps()))
+            checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
+            shown.end()
+            report = VerificationReport(checks, effect_figures(figures))
+            if not report.passed:
+                raise CheckFailed(_failure(report), hint="Nothing was published. Please report this as a bug of ingraft.")
+        write_manifest(plan, folder, report, workers=workers)
+    return MergeResult(output, plan, figures, report, time.monotonic() - started)
+
+
+def verify(
+    merged: str | Path,
+    adapter: str | Path,
+    *,
+    base: str | Path | None = None,
+    texts: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> VerificationReport:
+    """Prove from disk that `merged` equals base + `adapter`: the weights again, and embeddings through PEFT itself.
+
+    `texts` are embedded by both models (default: a set that the package carries). Raises UnusableInput when the
+    inputs cannot be compared; a failed check is in the report, not an exception.
+    """
+    from ingraft.execute import default_workers
+    from ingraft.verification.embeddings import embedding_parity
+    from ingraft.verification.files import verify_files
+    from ingraft.verification.weights import verify_weights
+
+    folder = local_directory(merged, role="merged model")
+    plan = plan_merge(adapter, base, dtype=stored_dtype(folder), trust_remote_code=trust_remote_code)
+    shown = progress or _Silent()
+    shown.begin("weights", sum(step.nbytes for step in plan.steps()))
+    checks = verify_weights(plan, folder, workers=workers or default_workers(), progress=shown.advance)
+    shown.end()
+    checks = (*checks, *verify_files(plan, folder))
+    figures: dict[str, Any] = {}
+    if checks[0].passed:  # a model of another structure cannot be loaded to be compared
+        shown.begin("embeddings", 0)
+        parity = embedding_parity(
+            folder, adapter, plan.base.root, texts=list(texts) if texts else None, trust_remote_code=trust_remote_code
+        )
+        shown.end()
+        checks = (*checks, *parity.checks)
+        figures = parity.figures()
+    return VerificationReport(checks, figures)
+
+
+def stored_dtype(folder: Path) -> DType:
+    """The dtype that the merged weights in `folder` have, as `--dtype` names it."""
+    layout = read_layout(folder)
+    stored = open_checkpoint(layout.transformer_folder).dtype
+    return _DTYPE_OPTIONS.get(stored, "auto")
+
+
+def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:
+    """A merge whose result is the base is a failure, however it came about."""
+    if plan.count("add") or sum(figure.changed for figure in figures):
+        return
+    if any(figure.delta_norm for figure in figures):
+        raise UnusableInput(
+            "The merged model would equal the base: the stored dtype cannot hold any of the adapter's delta.",
+            hint="Merge with --dtype float32.",
+        )
+    raise UnusableInput(
+        f"The merged model would equal the base: {plan.adapter.name} changes nothing.",
+        hint="The adapter was never trained, or its second matrices are all zero.",
+    )
+
+
+def _failure(report: VerificationReport) -> str:
+    check = report.failed[0]
+    measured = f": {check.value:.3g}, allowed {check.limit:.3g}" if check.value is not None and check.limit is not None else ""
+    where = f" ({check.where})" if check.where else ""
+    return f"The proof failed: {check.name}{measured}{where}."
+
+
+class _Silent:
+    def begin(self, stage: str, total: int) -> None:
+        pass
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass

@@ -1,0 +1,178 @@
+"""Adapter tensors → edits of stored tensors: the method's row says which formula, the names say where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModule
+from ingraft.errors import UnusableInput
+from ingraft.methods.method import LayerKind, Method, Target
+from ingraft.methods.table import embedding_formula
+from ingraft.naming import Names, Region
+from ingraft.steps import REPLACE, Edit
+
+
+@dataclass(frozen=True)
+class PlacedEdit:
+    """An edit and the stored tensor that it is for."""
+
+    tensor: str
+    edit: Edit
+
+
+def place_targets(adapter: Adapter, method: Method, tensors: AdapterTensors, names: Names) -> tuple[PlacedEdit, ...]:
+    """The edits of every target module. Raises UnusableInput where config, tensors and base do not fit together."""
+    targets = [_target(adapter, method, owner, names) for owner in tensors.targets]
+    placed: list[PlacedEdit] = []
+    for owner, target in zip(tensors.targets, targets, strict=True):
+        inputs = {**owner.tensors, **tensors.shared}
+        settings = _settings(adapter, method, target, targets)
+        formula = embedding_formula(method, target.kind) if target.kind == "embedding" else method.formula
+        weight = names.regions[owner.weight]
+        if method.formula:
+            placed += [
+                PlacedEdit(region.tensor, _edit(owner, target, "weight", formula, inputs, settings, region))
+                for region in weight
+            ]
+        placed += _bias_edits(adapter, method, owner, target, inputs, settings, names)
+    return tuple(placed)
+
+
+def _bias_edits(
+    adapter: Adapter,
+    method: Method,
+    owner: TargetModule,
+    target: Target,
+    inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
+    names: Names,
+) -> list[PlacedEdit]:
+    own = method.bias_tensors & set(owner.tensors)
+    if not method.bias or (method.bias_tensors and not own):
+        return []
+    regions = names.regions.get(owner.bias)
+    if regions is None:
+        if own or not method.formula:
+            raise UnusableInput(
+                f"{adapter.name} trains a bias on {owner.module}, which has none in the base.",
+                hint="Train without it (lora_bias=False); a merge does not add parameters that the model's class lacks.",
+            )
+        return []
+    bias = Target(target.module, target.kind, (target.shape[0], 1), target.tensors, True)
+    return [PlacedEdit(region.tensor, _edit(owner, bias, "bias", method.bias, inputs, settings, region)) for region in regions]
+
+
+def _edit(
+    owner: TargetModule,
+    target: Target,
+    part: Any,
+    formula: str,
+    inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
+    region: Region,
+) -> Edit:
+    transposed = region.transposed or (target.kind == "conv1d" and part == "weight")
+    return Edit(
+        target=owner.module,
+        parameter=owner.weight if part == "weight" else owner.bias,
+        part=part,
+        kind=target.kind,
+        formula=formula,
+        inputs=dict(inputs),
+        settings=dict(settings),
+        shape=target.shape,
+        elements=region.elements,
+        rows=(0, target.shape[0]) if transposed else region.rows,
+        transposed=transposed,
+        expert=region.expert,
+    )
+
+
+def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names) -> Target:
+    kind = names.kinds.get(owner.module, "linear")
+    if "lora_embedding_A" in owner.tensors or "trainable_tokens_delta" in owner.tensors:
+        kind = "embedding"
+    if kind not in method.kinds:
+        raise UnusableInput(
+            f"{adapter.name}: {method.name} on {owner.module}, a layer of kind {kind}, cannot be merged by formula.",
+            hint=f"Kinds that can: {', '.join(sorted(method.kinds))}.",
+        )
+    lacking = sorted(set(method.tensors.values()) - method.optional - set(owner.tensors))
+    if lacking:
+        present = ", ".join(sorted(owner.tensors))
+        raise UnusableInput(
+            f"{adapter.weights}: {owner.module} has {present} but no {', '.join(lacking)}.",
+            hint="The file is incomplete; save the adapter again.",
+        )
+    shape = names.shapes[owner.weight]
+    return Target(
+        module=owner.module,
+        kind=kind,
+        shape=matrix_shape(shape, kind),
+        tensors={parameter: adapter.tensors[key].shape for parameter, key in owner.tensors.items()},
+        has_bias=owner.bias in names.regions,
+    )
+
+
+def matrix_shape(shape: tuple[int, ...], kind: LayerKind) -> tuple[int, int]:
+    """(out, in) of a weight: Conv1D turned round, convolutions flattened."""
+    if len(shape) == 1:
+        return (shape[0], 1)
+    rows, columns = shape[0], math.prod(shape[1:])
+    return (columns, rows) if kind == "conv1d" else (rows, columns)
+
+
+def _settings(adapter: Adapter, method: Method, target: Target, targets: Sequence[Target]) -> Mapping[str, Any]:
+    try:
+        return method.settings(adapter.config.raw, target, targets)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, IndexError) as error:
+        raise UnusableInput(
+            f"{adapter.folder / 'adapter_config.json'} has no valid settings for {target.module}: {error!r}."
+        ) from None
+
+
+def place_saved(
+    adapter: Adapter, saved: Sequence[SavedParameter], names: Names
+) -> tuple[tuple[PlacedEdit, ...], tuple[SavedParameter, ...]]:
+    """Edits that put whole parameters into the base, and the saved parameters that the base does not have."""
+    placed: list[PlacedEdit] = []
+    absent: list[SavedParameter] = []
+    for parameter in saved:
+        regions = names.regions.get(parameter.parameter)
+        if regions is None:
+            absent.append(parameter)
+            continue
+        info, shape = adapter.tensors[parameter.key], names.shapes[parameter.parameter]
+        grown = len(shape) == len(info.shape) and shape[1:] == info.shape[1:] and len(regions) == 1
+        if info.shape != shape and not grown:
+            raise UnusableInput(
+                f"{adapter.weights}: {parameter.key} has the shape {list(info.shape)}, the base's "
+                f"{parameter.parameter} has {list(shape)}.",
+                hint="The adapter belongs to another base; pass that one with --base.",
+            )
+        matrix = matrix_shape(info.shape, "linear")
+        for region in regions:
+            whole = info.shape != shape
+            placed.append(
+                PlacedEdit(
+                    region.tensor,
+                    Edit(
+                        target=parameter.parameter.rsplit(".", 1)[0],
+                        parameter=parameter.parameter,
+                        part="weight",
+                        kind=names.kinds.get(parameter.parameter.removesuffix(".weight"), "linear"),
+                        formula=REPLACE,
+                        inputs={"value": parameter.key},
+                        settings={},
+                        shape=matrix,
+                        elements=(0, info.elements) if whole else region.elements,
+                        rows=(0, matrix[0]) if whole else region.rows,
+                        transposed=region.transposed,
+                        expert=region.expert,
+                    ),
+                )
+            )
+    return tuple(placed), tuple(absent)

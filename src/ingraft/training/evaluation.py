@@ -1,0 +1,95 @@
+"""Measure an embedding model on rows that it was not trained on: retrieval for pairs, rank correlation for scores."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ingraft.training.data import TrainingData
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# More documents make the task harder, not the comparison better, and each takes time on a CPU.
+MAX_DOCUMENTS = 10_000
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RetrievalTask:
+    """Find, for each query, its documents among all of `corpus`: id → text, id → text, query id → document ids."""
+
+    queries: Mapping[str, str]
+    corpus: Mapping[str, str]
+    relevant: Mapping[str, set[str]]
+
+
+@dataclass(frozen=True)
+class SimilarityTask:
+    """Order pairs of texts as `scores` order them."""
+
+    sentences1: Sequence[str]
+    sentences2: Sequence[str]
+    scores: Sequence[float]
+
+
+Task: TypeAlias = RetrievalTask | SimilarityTask
+Metrics: TypeAlias = Mapping[str, float]
+
+
+def held_out_task(data: TrainingData, held_out: Sequence[int], *, seed: int = 0) -> Task | None:
+    """What the rows at `held_out` can be measured with; None where they are too few to mean anything.
+
+    The corpus of a retrieval task holds the positives of the held-out rows and those of all others, up to
+    MAX_DOCUMENTS, drawn by `seed`.
+    """
+    if data.kind == "scored pairs":
+        rows = data.take(held_out)
+        scores = rows.columns["score"]
+        if len(set(scores)) < 2 or len(rows) < 3:
+            return None
+        return SimilarityTask(rows.columns["sentence1"], rows.columns["sentence2"], scores)
+    if not held_out:
+        return None
+    anchors, positives = data.columns["anchor"], data.columns["positive"]
+    documents = dict.fromkeys(positives[row] for row in held_out)
+    others = [text for text in dict.fromkeys(positives) if text not in documents]
+    room = max(0, MAX_DOCUMENTS - len(documents))
+    documents |= dict.fromkeys(random.Random(seed).sample(others, min(room, len(others))))
+    document_ids = {text: f"document-{number}" for number, text in enumerate(documents)}
+    query_ids = {text: f"query-{n}" for n, text in enumerate(dict.fromkeys(anchors[row] for row in held_out))}
+    relevant: dict[str, set[str]] = {identifier: set() for identifier in query_ids.values()}
+    for anchor, positive in zip(anchors, positives, strict=True):
+        if anchor in query_ids and positive in document_ids:
+            relevant[query_ids[anchor]].add(document_ids[positive])
+    return RetrievalTask(
+        queries={identifier: text for text, identifier in query_ids.items()},
+        corpus={identifier: text for text, identifier in document_ids.items()},
+        relevant=relevant,
+    )
+
+
+def evaluate(model: SentenceTransformer, task: Task) -> dict[str, float]:
+    """nDCG@10 and accuracy@1 of a retrieval task, Spearman's ρ of a similarity task; each is at most 1.
+
+    Measured with the model's own similarity and its prompts for queries and documents, as it would be used.
+    """
+    from sentence_transformers.sentence_transformer import evaluation
+
+    similarity = model.similarity_fn_name
+    if isinstance(task, SimilarityTask):
+        evaluator: Any = evaluation.EmbeddingSimilarityEvaluator(
+            list(task.sentences1), list(task.sentences2), list(task.scores), batch_size=_BATCH, write_csv=False
+        )
+        measured = evaluator(model)
+        return {"Spearman": float(measured[f"spearman_{similarity}"])}
+    evaluator = evaluation.InformationRetrievalEvaluator(
+        dict(task.queries), dict(task.corpus), dict(task.relevant), batch_size=_BATCH, write_csv=False
+    )
+    measured = evaluator(model)
+    return {
+        "nDCG@10": float(measured[f"{similarity}_ndcg@10"]),
+        "accuracy@1": float(measured[f"{similarity}_accuracy@1"]),
+    }

@@ -1,0 +1,99 @@
+"""What a training run finds out, stage by stage: handed to an observer when it is known, and kept in the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The training file: what its columns are taken as, and how many rows are trained on and held out.
+
+    apart  no text of a held-out row occurs in a training row
+    """
+
+    path: Path
+    kind: str
+    roles: Mapping[str, str]
+    by_position: tuple[str, ...]
+    ignored: tuple[str, ...]
+    training_rows: int
+    held_out_rows: int
+    apart: bool
+    loss: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The base model: parameters of all its modules, their bytes in memory, the dtype of most of them."""
+
+    name: str
+    architecture: str
+    parameters: int
+    nbytes: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """The adapter: `modules` names the adapted layers, `trainable` counts parameters, other trained modules' too."""
+
+    rank: int
+    alpha: int
+    target_modules: tuple[str, ...]
+    excluded_modules: tuple[str, ...]
+    modules: tuple[str, ...]
+    trainable: int
+    also_trained: tuple[str, ...]
+    prompts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """An evaluation begins: of the `base` model or the `adapted` one."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    model: str
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `done` of `total` was taken; `loss` is the mean since the last logged step, None before the first."""
+
+    done: int
+    total: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run. `before` and `after` are empty when nothing was held out; `seconds` are by stage."""
+
+    output: Path
+    data: DataFacts
+    model: ModelFacts
+    adapter: AdapterFacts
+    steps: int
+    losses: tuple[float, ...]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    adapter_bytes: int
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+Event: TypeAlias = DataFacts | ModelFacts | AdapterFacts | Evaluating | Evaluated | Step
+Observer: TypeAlias = Callable[[Event], None]

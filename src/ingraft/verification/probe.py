@@ -1,0 +1,164 @@
+"""Random probes of edited tensors, with limits that follow from rounding once to the stored dtype.
+
+Rounding moves an element w by at most u·|w| (u: half the dtype's epsilon) and, on average over mantissas, with a
+variance below (u·w)²/3. So the error of row i in W′·x has a variance below V_i = Σ_j (u·w′_ij·x_j)²/3, plus what the
+float32 sums themselves lose. Two limits: no row beyond eight times √V_i, and the mean of error²/V over the rows not
+above one. The second finds errors far below the rounding of a single row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ingraft.adapter import Adapter
+from ingraft.checkpoint import TensorInfo
+from ingraft.checkpoint.transfer import OpenFiles
+from ingraft.steps import REPLACE, Edit, MergeStep
+from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load
+from ingraft.verification.truth import Truth, rademacher_free_probe
+
+ROW_LIMIT = 8.0
+FLOAT32_UNIT = 2.0**-24
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """`ratio` is the measured error as a share of its limit; not a number counts as beyond it."""
+
+    where: str
+    ratio: float
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio <= 1.0
+
+
+def probe_step(
+    files: OpenFiles, adapter: Adapter, truth: Truth, step: MergeStep, written: TensorInfo
+) -> tuple[ProbeResult, ...]:
+    """One result per edited part of a tensor, and one for the rest of it."""
+    groups: dict[tuple[int, int], list[Edit]] = {}
+    for edit in step.edits:
+        groups.setdefault(edit.elements, []).append(edit)
+    results = [_probe_part(files, truth, step, written, edits) for edits in groups.values()]
+    covered = sum(stop - start for start, stop in groups)
+    if covered < step.elements:
+        results.append(_probe_rest(files, step, written, sorted(groups)))
+    return tuple(results)
+
+
+def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: TensorInfo, edits: list[Edit]) -> ProbeResult:
+    last = edits[-1]
+    replaced = next((edit for edit in edits if edit.formula == REPLACE), None)
+    start, stop = last.elements
+    where = f"{last.target} in {step.tensor}"
+    if last.formula == REPLACE:
+        value = truth.tensor(last.inputs["value"]).reshape(last.shape)[slice(*last.rows)].reshape(-1)
+        equal = torch.equal(value.to(DTYPES[written.dtype]), load(files, written, start, stop, slot=1))
+        return ProbeResult(where, 0.0 if equal else float("inf"))
+    base = step.source if replaced is None else adapter_info(truth.adapter, replaced)
+    assert base is not None
+    if last.part == "bias":
+        return ProbeResult(where, _bias_ratio(files, truth, base, written, last))
+    width = last.shape[1] if not last.transposed else last.rows[1] - last.rows[0]
+    seed = int.from_bytes(hashlib.sha256(where.encode()).digest()[:6], "big")
+    x = rademacher_free_probe(last.shape[1], seed)
+    rows = _Rows(files, base, written, start, stop, width)
+    products = rows.products(x) if not last.transposed else rows.products_from_columns(x)
+    return ProbeResult(where, _ratio(products, truth.added(last, x), last.shape[1], written.dtype))
+
+
+def adapter_info(adapter: Adapter, edit: Edit) -> TensorInfo:
+    return adapter.tensors[edit.inputs["value"]]
+
+
+@dataclass(frozen=True)
+class _Products:
+    """W·x, W′·x and Σ_j (w′_ij·x_j)² by row."""
+
+    base: Tensor
+    merged: Tensor
+    squares: Tensor
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Elements [start, stop) of two stored tensors as rows of `width`, block by block."""
+
+    files: OpenFiles
+    base: TensorInfo
+    written: TensorInfo
+    start: int
+    stop: int
+    width: int
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        step = max(1, CHUNK_ELEMENTS // self.width) * self.width
+        return [(at, min(at + step, self.stop)) for at in range(self.start, self.stop, step)]
+
+    def _load(self, info: TensorInfo, at: int, stop: int, slot: int) -> Tensor:
+        return load(self.files, info, at, stop, slot=slot).to(torch.float32).reshape(-1, self.width)
+
+    def products(self, x: Tensor) -> _Products:
+        base, merged, squares = [], [], []
+        for at, stop in self._blocks():
+            base.append(self._load(self.base, at, stop, 0) @ x)
+            block = self._load(self.written, at, stop, 1)
+            merged.append(block @ x)
+            squares.append(block.mul(block) @ (x * x))
+        return _Products(torch.cat(base), torch.cat(merged), torch.cat(squares))
+
+    def products_from_columns(self, x: Tensor) -> _Products:
+        """The same for a matrix that is stored as [in, out]."""
+        sums = torch.zeros(3, self.width)
+        for at, stop in self._blocks():
+            part = x[(at - self.start) // self.width : (stop - self.start) // self.width]
+            sums[0] += part @ self._load(self.base, at, stop, 0)
+            block = self._load(self.written, at, stop, 1)
+            sums[1] += part @ block
+            sums[2] += (part * part) @ block.mul(block)
+        return _Products(*sums)
+
+
+def _ratio(products: _Products, added: Tensor, width: int, dtype: str) -> float:
+    """The larger of the two error measures, as a share of its limit."""
+    error = products.merged - products.base - added
+    unit = torch.finfo(DTYPES[dtype]).eps / 2
+    scale = products.squares + products.base.square() / width + added.square()
+    variance = products.squares * unit**2 / 3 + scale * FLOAT32_UNIT**2 * (width + 16) + 1e-37
+    relative = error.square() / variance
+    rows = relative.numel()
+    worst = float(relative.max().sqrt()) / ROW_LIMIT
+    mean = float(relative.mean().sqrt()) / (1.0 + 3.0 / (2.0 * rows) ** 0.5)
+    ratio = max(worst, mean)
+    return ratio if ratio == ratio else float("inf")
+
+
+def _bias_ratio(files: OpenFiles, truth: Truth, base: TensorInfo, written: TensorInfo, edit: Edit) -> float:
+    start, stop = edit.elements
+    before = load(files, base, start, stop, slot=0).to(torch.float64)
+    after = load(files, written, start, stop, slot=1).to(torch.float64)
+    added = truth.tensor(edit.inputs["lora_bias"]).double() * float(edit.settings["scale"])  # type: ignore[arg-type]
+    unit = torch.finfo(DTYPES[written.dtype]).eps / 2
+    allowed = after.abs() * unit * 1.01 + (before.abs() + added.abs()) * FLOAT32_UNIT * 4 + 1e-37
+    return float(((after - before - added[slice(*edit.rows)]).abs() / allowed).max())
+
+
+def _probe_rest(
+    files: OpenFiles, step: MergeStep, written: TensorInfo, parts: list[tuple[int, int]]
+) -> ProbeResult:
+    """Elements of an edited tensor that no edit is for must be the base's numbers."""
+    assert step.source is not None
+    at = 0
+    for start, stop in [*parts, (step.elements, step.elements)]:
+        for begin in range(at, start, CHUNK_ELEMENTS):
+            end = min(begin + CHUNK_ELEMENTS, start)
+            found = load(files, written, begin, end, slot=1)
+            if not torch.equal(load(files, step.source, begin, end, slot=0).to(found.dtype), found):
+                return ProbeResult(f"the rest of {step.tensor}", float("inf"))
+        at = stop
+    return ProbeResult(f"the rest of {step.tensor}", 0.0)

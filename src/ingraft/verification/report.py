@@ -1,0 +1,52 @@
+"""What a verification found: checks with a measured value and a limit, and figures that explain them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    value, limit  measured and allowed, in the unit that `meaning` names; None for a yes-or-no question
+    where         the tensor, file or text that the worst value belongs to
+    """
+
+    name: str
+    passed: bool
+    meaning: str
+    value: float | None = None
+    limit: float | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    checks: tuple[Check, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    def check(self, name: str) -> Check:
+        """The check called `name`; KeyError when there is none."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "checks": [dataclasses.asdict(check) for check in self.checks],
+            "figures": dict(self.figures),
+        }
