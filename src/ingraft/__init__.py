@@ -1,9 +1,9 @@
 """ingraft: graft a PEFT adapter into its Sentence Transformers model. A merge that cannot half-succeed.
 
-    plan = ingraft.plan_merge("adapter/")             # every decision, nothing written
-    result = ingraft.merge("adapter/", "merged/")     # planned, executed, proven, published
-    report = ingraft.verify("merged/", "adapter/")    # the proof again, through PEFT
-    found = ingraft.inspect("adapter/")               # what a directory holds
+plan = ingraft.plan_merge("adapter/")             # every decision, nothing written
+result = ingraft.merge("adapter/", "merged/")     # planned, executed, proven, published
+report = ingraft.verify("merged/", "adapter/")    # the proof again, through PEFT
+found = ingraft.inspect("adapter/")               # what a directory holds
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ class BaseModel:
 
 
 def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
-    """The base that `base` names, else the one that the adapter's config names."""
+    """The base that `base` names, else the one that the adapter's config names.
+
+    Behind a Router the adapter belongs to the transformer in the folder of the same name.
+    """
     name = str(base) if base is not None else adapter.config.base_model
     if name is None:
         raise UnusableInput(
@@ -40,18 +43,34 @@ def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
         hint = f"The adapter in {adapter.folder} names it; pass the one you have with --base."
         root = local_directory(name, role="base model", revision=adapter.config.revision, hint=hint)
     layout = _layout_around(root)
+    if len(layout.transformers) > 1:
+        layout = _routed(layout, adapter)
     folder = layout.transformer_folder
     if (root / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise UnusableInput(
             f"The base model {root} is itself an adapter.", hint="Merge that one first, then this one into the result."
         )
     if not (folder / "config.json").is_file():
-        raise UnusableInput(f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base.")
+        raise UnusableInput(
+            f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base."
+        )
     return BaseModel(name, layout, read_json_object(folder / "config.json"), open_checkpoint(folder))
 
 
+def _routed(layout: Layout, adapter: Adapter) -> Layout:
+    """The layout with the transformer that `adapter` is for."""
+    path = adapter.folder.relative_to(adapter.root).as_posix()
+    if path not in layout.transformers:
+        folders = ", ".join(layout.transformers)
+        raise UnusableInput(
+            f"The base {layout.root} routes between {folders}; the adapter lies in {path}, which is none of them.",
+            hint="Put the adapter into the folder of the transformer that it belongs to, beside a modules.json.",
+        )
+    return replace(layout, transformer=path)
+
+
 def _layout_around(root: Path) -> Layout:
-    """The layout of `root`, or of its parent where `root` is the transformer's folder of a Sentence Transformers model."""
+    """The layout of `root`, or of its parent where `root` is the transformer's folder of a larger model."""
     layout = read_layout(root)
     if not layout.is_sentence_transformers and (root.parent / "modules.json").is_file():
         around = read_layout(root.parent)

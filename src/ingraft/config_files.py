@@ -10,23 +10,21 @@ from typing import Any
 from ingraft.base_model import EDITABLE_DTYPES, BaseModel
 from ingraft.checkpoint import Checkpoint
 from ingraft.files import to_json
-from ingraft.layout import Layout
-from ingraft.output_files import CarriedFile, OutputFiles
 from ingraft.steps import OutputShard, WrittenFile
 
 TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def config_changes(
-    files: OutputFiles, model: BaseModel, shards: Sequence[OutputShard], stored: str | None, *, untied: bool
-) -> tuple[tuple[WrittenFile, ...], tuple[CarriedFile, ...]]:
-    """config.json as a written file where it differs from the base's, and the carried files without it."""
+    folder: str, model: BaseModel, shards: Sequence[OutputShard], stored: str | None, *, untied: bool
+) -> list[WrittenFile]:
+    """config.json of the transformer in `folder`, where it must differ from the base's."""
     config: dict[str, Any] = copy.deepcopy(dict(model.config))
     reasons = []
     if stored and stored != model.checkpoint.dtype:
         _set_dtype(config, TORCH_NAMES[stored])
         reasons.append(f"dtype {TORCH_NAMES[stored]}")
-    grown = _grown_vocabulary(shards, config)
+    grown = _grown_vocabulary(shards)
     if grown is not None:
         _set_where_found(config, "vocab_size", grown)
         reasons.append(f"vocab_size {grown}")
@@ -35,10 +33,8 @@ def config_changes(
         config["tie_word_embeddings"] = False
         reasons.append("tie_word_embeddings false")
     if not reasons:
-        return (), files.carried
-    path = str(PurePosixPath(files.layout.transformer) / "config.json")
-    carried = tuple(file for file in files.carried if file.path != path)
-    return (WrittenFile(path, to_json(config), ", ".join(reasons)),), carried
+        return []
+    return [WrittenFile(str(PurePosixPath(folder) / "config.json"), to_json(config), ", ".join(reasons))]
 
 
 def _set_dtype(config: dict[str, Any], name: str) -> None:
@@ -50,7 +46,7 @@ def _set_dtype(config: dict[str, Any], name: str) -> None:
             _set_dtype(part, name)
 
 
-def _grown_vocabulary(shards: Sequence[OutputShard], config: dict[str, Any]) -> int | None:
+def _grown_vocabulary(shards: Sequence[OutputShard]) -> int | None:
     """The new number of rows where the adapter brings an embedding of another size than the base's."""
     for shard in shards:
         for step in shard.steps:
@@ -68,17 +64,15 @@ def _set_where_found(config: dict[str, Any], key: str, value: Any) -> None:
         part[key] = value
 
 
-def index_file(layout: Layout, checkpoint: Checkpoint, shards: Sequence[OutputShard]) -> WrittenFile | None:
+def index_file(folder: str, checkpoint: Checkpoint, shards: Sequence[OutputShard]) -> WrittenFile | None:
     """model.safetensors.index.json for a base that has an index."""
     if checkpoint.index_metadata is None:
         return None
-    weight_map = {
-        step.tensor: PurePosixPath(shard.file).name for shard in shards for step in shard.steps
-    }
+    weight_map = {step.tensor: PurePosixPath(shard.file).name for shard in shards for step in shard.steps}
     metadata = {**checkpoint.index_metadata, "total_size": sum(s.nbytes for shard in shards for s in shard.steps)}
     parameters = sum(step.elements for shard in shards for step in shard.steps if step.dtype in EDITABLE_DTYPES)
     if "total_parameters" in metadata:
         metadata["total_parameters"] = parameters
-    path = PurePosixPath(layout.transformer) / "model.safetensors.index.json"
+    path = PurePosixPath(folder) / "model.safetensors.index.json"
     text = to_json({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))})
     return WrittenFile(str(path), text, "names the shards of the output")

@@ -1,8 +1,8 @@
 """Everything that ingraft raises on purpose.
 
-    IngraftError          one line that says what, where and what was expected; `hint` says what to do next
-    ├── UnusableInput     the input or the command line cannot be used       (exit code 2, nothing was written)
-    └── CheckFailed       everything ran and a check of the result failed    (exit code 1, nothing was published)
+IngraftError          one line that says what, where and what was expected; `hint` says what to do next
+├── UnusableInput     the input or the command line cannot be used       (exit code 2, nothing was written)
+└── CheckFailed       everything ran and a check of the result failed    (exit code 1, nothing was published)
 """
 
 from __future__ import annotations

@@ -31,15 +31,21 @@ def _with_parameter(target: TargetModule, wanted: list[str], runtime: RuntimeMod
     module, depth = target.module, 0
     while module.endswith(_WRAPPER):
         module, depth = module.removesuffix(_WRAPPER), depth + 1
-    owner = next((name for name in _spellings(module) if any(shape.startswith(f"{name}.") for shape in runtime.shapes)), module)
+    owner = next(
+        (name for name in _spellings(module) if any(shape.startswith(f"{name}.") for shape in runtime.shapes)), module
+    )
     own = [name for name in runtime.shapes if name.rpartition(".")[0] == owner]
     matching = [name for name in own if any(name == key or name.endswith(f".{key}") for key in wanted)]
     if not matching:
         if depth:
-            raise UnusableInput(f"{target.module} has wrapped parameters, but target_parameters names none of {module}.")
+            raise UnusableInput(
+                f"{target.module} has wrapped parameters, but target_parameters names none of {module}."
+            )
         return target
     if depth >= len(matching):
-        raise UnusableInput(f"{target.module} is wrapped {depth} times, but {module} has {len(matching)} target parameters.")
+        raise UnusableInput(
+            f"{target.module} is wrapped {depth} times, but {module} has {len(matching)} target parameters."
+        )
     name = matching[len(matching) - 1 - depth]
     return TargetModule(module, target.tensors, parameter=f"{module}.{name.rpartition('.')[2]}")
 

@@ -41,8 +41,13 @@ def _nearest_sibling(path: Path) -> str:
 
 def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"the Hub's {repo_id}" + (f" at {revision}" if revision else "")
     try:
@@ -51,7 +56,9 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
             return Path(snapshot_download(repo_id, revision=revision, ignore_patterns=[*_UNUSED, *files]))
         return Path(snapshot_download(repo_id, revision=revision, ignore_patterns=list(_UNUSED)))
     except GatedRepoError:
-        raise UnusableInput(f"The {role} {repo_id} is gated.", hint="Ask for access on its page, then: hf auth login") from None
+        raise UnusableInput(
+            f"The {role} {repo_id} is gated.", hint="Ask for access on its page, then: hf auth login"
+        ) from None
     except RevisionNotFoundError:
         raise UnusableInput(f"The {role} {repo_id} has no revision {revision}.", hint=hint) from None
     except RepositoryNotFoundError:

@@ -63,10 +63,14 @@ class ModelInspection:
     remote_code: tuple[str, ...]
 
 
-def inspect(path: str | Path, base: str | Path | None = None, *, norms: bool = True) -> AdapterInspection | ModelInspection:
+def inspect(
+    path: str | Path, base: str | Path | None = None, *, norms: bool = True
+) -> AdapterInspection | ModelInspection:
     """Look into an adapter or a model directory (or a Hub id). Raises UnusableInput when it is neither."""
     root = local_directory(path, role="directory")
-    has_adapter = next(iter(sorted(root.glob("adapter_config.json"))), None) or next(iter(root.glob("*/adapter_config.json")), None)
+    has_adapter = next(iter(sorted(root.glob("adapter_config.json"))), None) or next(
+        iter(root.glob("*/adapter_config.json")), None
+    )
     layout = read_layout(root)
     if has_adapter is not None:
         return _inspect_adapter(open_adapter(root), base, norms)
@@ -78,7 +82,9 @@ def inspect(path: str | Path, base: str | Path | None = None, *, norms: bool = T
 def _inspect_adapter(adapter: Adapter, base: str | Path | None, norms: bool) -> AdapterInspection:
     method = method_for(adapter.config.raw)
     checkpoint = _base_checkpoint(adapter, base)
-    modules, saved, measured = (), (), {}
+    modules: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    measured: Mapping[str, float] = {}
     if method.tensors or method.replaces:
         grouped = group_tensors(adapter, method)
         modules = tuple(target.module for target in grouped.targets)
@@ -138,7 +144,9 @@ def _lora_norms(adapter: Adapter, method: Method) -> Mapping[str, float]:
 
     norms = {}
     for target in group_tensors(adapter, method).targets:
-        names = ("lora_embedding_A", "lora_embedding_B") if "lora_embedding_A" in target.tensors else ("lora_A", "lora_B")
+        names = (
+            ("lora_embedding_A", "lora_embedding_B") if "lora_embedding_A" in target.tensors else ("lora_A", "lora_B")
+        )
         if not set(names) <= set(target.tensors):
             continue
         a, b = (read_array(adapter.tensors[target.tensors[name]]) for name in names)
@@ -152,7 +160,9 @@ def _lora_norms(adapter: Adapter, method: Method) -> Mapping[str, float]:
 def _scale(adapter: Adapter, module: str, rank: int) -> float:
     from ingraft.methods.settings import pattern_value
 
-    alpha = float(pattern_value(adapter.config.raw, "alpha_pattern", module, adapter.config.raw.get("lora_alpha", rank)))
+    alpha = float(
+        pattern_value(adapter.config.raw, "alpha_pattern", module, adapter.config.raw.get("lora_alpha", rank))
+    )
     return alpha / (rank**0.5 if adapter.config.raw.get("use_rslora") else rank)
 
 
@@ -177,6 +187,8 @@ def _inspect_model(layout: Layout) -> ModelInspection:
         tensors=len(checkpoint.tensors),
         parameters=checkpoint.elements,
         nbytes=checkpoint.nbytes,
-        settings={key: value for key, value in settings.items() if key != "__version__" and value not in (None, {}, [])},
+        settings={
+            key: value for key, value in settings.items() if key != "__version__" and value not in (None, {}, [])
+        },
         remote_code=tuple(sorted(str(value) for value in auto_map.values())) if isinstance(auto_map, dict) else (),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ingraft.errors import UnusableInput
@@ -53,6 +53,7 @@ class Module:
 class Layout:
     """Where the parts of a model lie.
 
+    modules      those of modules.json; the modules inside a Router follow it
     transformer  path of the transformer's folder, relative to the root (empty: the root itself)
     model_class  the Sentence Transformers class that loads it, or None for a plain transformers directory
     """
@@ -71,9 +72,15 @@ class Layout:
         return bool(self.modules)
 
     @property
-    def other_paths(self) -> tuple[str, ...]:
-        """Folders of the modules other than the transformer."""
-        return tuple(module.path for module in self.modules if module.path and module.path != self.transformer)
+    def paths(self) -> tuple[str, ...]:
+        """Folders of the modules, without the root."""
+        return tuple(module.path for module in self.modules if module.path)
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """Folders of all transformers; more than one in a model with a Router."""
+        found = tuple(module.path for module in self.modules if module.kind in TRANSFORMER_TYPES)
+        return found or (self.transformer,)
 
 
 def read_layout(root: Path) -> Layout:
@@ -95,13 +102,31 @@ def _read_modules(root: Path, file: Path) -> tuple[Module, ...]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UnusableInput(f"{file} is not a list of modules.")
     modules = []
-    for position, entry in enumerate(sorted(entries, key=lambda e: e.get("idx", 0) if isinstance(e.get("idx"), int) else 0)):
+    for position, entry in enumerate(
+        sorted(entries, key=lambda e: e.get("idx", 0) if isinstance(e.get("idx"), int) else 0)
+    ):
         path, kind = entry.get("path"), entry.get("type")
         if not isinstance(path, str) or not isinstance(kind, str):
             raise UnusableInput(f"{file}: module {position} has no path or no type.")
         inside(root, path, named_by=file)
         modules.append(Module(str(entry.get("name", position)), kind, path))
+        if modules[-1].kind == "Router":
+            modules += _routed_modules(root, root / path / "router_config.json", path)
     return tuple(modules)
+
+
+def _routed_modules(root: Path, file: Path, router: str) -> list[Module]:
+    """The modules behind a Router, each in a folder below the Router's own."""
+    if not file.is_file():
+        return []
+    types = read_json_object(file).get("types")
+    if not isinstance(types, dict) or not all(isinstance(kind, str) for kind in types.values()):
+        raise UnusableInput(f"{file} does not say of what types the routed modules are.")
+    modules = []
+    for name, kind in types.items():
+        inside(root, name, named_by=file)
+        modules.append(Module(name, kind, str(PurePosixPath(router) / name)))
+    return modules
 
 
 def read_transformer_config(folder: Path) -> Mapping[str, Any]:

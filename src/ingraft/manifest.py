@@ -29,7 +29,7 @@ def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | N
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "base": _source(plan.base.name, plan.base.details, [h for h in plan.base.weights], hashes),
+        "base": _source(plan.base.name, plan.base.details, list(plan.base.weights), hashes),
         "adapter": _source(plan.adapter.name, plan.adapter.details, [*plan.adapter.weights], hashes),
         "method": plan.method,
         "route": plan.route,

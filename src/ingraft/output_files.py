@@ -6,11 +6,10 @@ files, other copies of the unmerged weights and a trainer's state are left behin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ingraft.adapter import Adapter
 from ingraft.layout import Layout
 
 WEIGHT_SUFFIXES = {
@@ -21,9 +20,9 @@ WEIGHT_SUFFIXES = {
 EXPORT_FOLDERS = {"onnx", "openvino", "coreml", "tflite", "gguf", "neuron", "openvino_model"}
 TRAINER_FILES = {"trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "latest"}
 TOKENIZER_FILES = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "bpe.codes",
-    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model",
+    "bpe.codes", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
 }  # fmt: skip
 
 
@@ -44,21 +43,30 @@ class OutputFiles:
     left_behind: tuple[str, ...]
 
 
-def output_files(base: Layout, adapter: Adapter, adapter_layout: Layout) -> OutputFiles:
-    """Every file of the output except the transformer's weights and the manifest."""
+def output_files(
+    base: Layout, root: Path, adapter_layout: Layout, adapted: Mapping[str, str], adapter_folders: Sequence[Path]
+) -> OutputFiles:
+    """Every file of the output except the adapted transformers' weights and the manifest.
+
+    root     the adapter's directory; `adapter_folders` are those in it that hold adapters
+    adapted  folder of an adapted transformer in the base → its folder in the output
+    """
     layout = adapter_layout if adapter_layout.is_sentence_transformers else base
     carried: dict[str, Path] = {}
     left: list[str] = []
     for path in _walk(base.root):
-        target = _place_of_base_file(path, base, layout)
+        target = _place_of_base_file(path, base, layout, adapted)
         if target is None:
             left.append(str(path))
         else:
             carried[target] = base.root / path
-    for path in _walk(adapter.root):
-        target = _place_of_adapter_file(path, adapter, adapter_layout, layout)
+    for path in _walk(root):
+        if adapter_layout.is_sentence_transformers:
+            target = _place_of_trained_file(path, adapter_layout, adapted)
+        else:
+            target = _place_of_tokenizer(path, root, layout, adapter_folders)
         if target is not None:
-            carried[target] = adapter.root / path
+            carried[target] = root / path
     files = tuple(CarriedFile(source, path) for path, source in sorted(carried.items()))
     return OutputFiles(layout, files, tuple(left))
 
@@ -72,47 +80,54 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
             yield relative
 
 
-def _place_of_base_file(path: PurePosixPath, base: Layout, layout: Layout) -> str | None:
-    if _is_adapter_file(path) or path.name in TRAINER_FILES or path.name == "ingraft.json":
+def _place_of_base_file(path: PurePosixPath, base: Layout, layout: Layout, adapted: Mapping[str, str]) -> str | None:
+    if _is_adapter_file(path) or _is_trainer_file(path) or path.name == "ingraft.json":
         return None
     module = _module_of(path, base)
-    if module and module != base.transformer:
-        # A module other than the transformer: whole, if the merged model still has it.
-        return str(path) if module in layout.other_paths else None
-    if path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json") or EXPORT_FOLDERS & set(path.parts[:-1]):
+    if module and module not in adapted:
+        # A module other than an adapted transformer: whole, if the merged model still has it.
+        return str(path) if module in layout.paths else None
+    if _is_weight_file(path) or EXPORT_FOLDERS & set(path.parts[:-1]):
         return None
     if str(path) == "modules.json" and layout is not base:
         return None
-    if base.transformer and not path.is_relative_to(base.transformer):
-        return str(path)
-    return str(PurePosixPath(layout.transformer) / path.relative_to(base.transformer or "."))
+    if module in adapted:
+        return str(PurePosixPath(adapted[module]) / path.relative_to(module or "."))
+    return str(path)
 
 
-def _place_of_adapter_file(
-    path: PurePosixPath, adapter: Adapter, adapter_layout: Layout, layout: Layout
-) -> str | None:
-    name = path.name
-    if _is_adapter_file(path) or name in TRAINER_FILES or name.startswith(("rng_state", "global_step", "events.out.")):
+def _place_of_trained_file(path: PurePosixPath, layout: Layout, adapted: Mapping[str, str]) -> str | None:
+    """A file of a Sentence Transformers adapter directory: it has its place already."""
+    if _is_adapter_file(path) or _is_trainer_file(path):
         return None
-    if not adapter_layout.is_sentence_transformers:
-        # A plain PEFT directory: its card and config describe the adapter, its tokenizer is the trained one.
-        beside = path.parent in (PurePosixPath("."), PurePosixPath(adapter.folder.relative_to(adapter.root).as_posix()))
-        return str(PurePosixPath(layout.transformer) / name) if beside and name in TOKENIZER_FILES else None
-    module = _module_of(path, adapter_layout)
-    if module and module != adapter_layout.transformer:
+    module = _module_of(path, layout)
+    if module and module not in adapted.values():
         return str(path)
-    if name == "config.json" and str(path.parent) in (".", adapter_layout.transformer):
-        return None
-    if len(path.parts) > 1 and path.parts[0] != adapter_layout.transformer:
+    if path.name == "config.json" and str(path.parent) in (".", module):
+        return None  # the base's, which its weights belong to
+    if len(path.parts) > 1 and not module:
         return None  # another adapter's sub-folder, a trainer's checkpoints and the like
-    return None if path.suffix in WEIGHT_SUFFIXES or name.endswith(".index.json") else str(path)
+    return None if _is_weight_file(path) else str(path)
+
+
+def _place_of_tokenizer(path: PurePosixPath, root: Path, layout: Layout, adapter_folders: Sequence[Path]) -> str | None:
+    """A file of a plain PEFT directory: its card and config describe the adapter, its tokenizer is the trained one."""
+    beside = (root / path).parent in (root, *adapter_folders)
+    return str(PurePosixPath(layout.transformer) / path.name) if beside and path.name in TOKENIZER_FILES else None
 
 
 def _module_of(path: PurePosixPath, layout: Layout) -> str:
     """The folder of the module that `path` lies in, empty for the root."""
-    folders = [module.path for module in layout.modules if module.path]
-    return max((folder for folder in folders if path.is_relative_to(folder)), key=len, default="")
+    return max((folder for folder in layout.paths if path.is_relative_to(folder)), key=len, default="")
 
 
 def _is_adapter_file(path: PurePosixPath) -> bool:
     return path.name == "adapter_config.json" or path.name.startswith("adapter_model.")
+
+
+def _is_trainer_file(path: PurePosixPath) -> bool:
+    return path.name in TRAINER_FILES or path.name.startswith(("rng_state", "global_step", "events.out."))
+
+
+def _is_weight_file(path: PurePosixPath) -> bool:
+    return path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")

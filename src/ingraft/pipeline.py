@@ -102,7 +102,9 @@ def run_plan(
             shown.end()
             report = VerificationReport(checks, effect_figures(figures))
             if not report.passed:
-                raise CheckFailed(_failure(report), hint="Nothing was published. Please report this as a bug of ingraft.")
+                raise CheckFailed(
+                    _failure(report), hint="Nothing was published. Please report this as a bug of ingraft."
+                )
         write_manifest(plan, folder, report, workers=workers)
     return MergeResult(output, plan, figures, report, time.monotonic() - started)
 
@@ -170,7 +172,9 @@ def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:
 
 def _failure(report: VerificationReport) -> str:
     check = report.failed[0]
-    measured = f": {check.value:.3g}, allowed {check.limit:.3g}" if check.value is not None and check.limit is not None else ""
+    measured = (
+        f": {check.value:.3g}, allowed {check.limit:.3g}" if check.value is not None and check.limit is not None else ""
+    )
     where = f" ({check.where})" if check.where else ""
     return f"The proof failed: {check.name}{measured}{where}."
 

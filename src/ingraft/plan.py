@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapter
-from ingraft.base_model import EDITABLE_DTYPES, BaseModel, open_base, quantisation_of
-from ingraft.checkpoint import Shard, TensorInfo
+from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
+from ingraft.base_model import BaseModel, open_base
 from ingraft.completeness import check_layers_covered
 from ingraft.config_files import config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
@@ -18,15 +17,18 @@ from ingraft.layout import Layout, read_layout
 from ingraft.methods.method import Method
 from ingraft.methods.table import method_for
 from ingraft.naming import Names, find_names
-from ingraft.output_files import output_files
-from ingraft.steps import REPLACE, Action, Edit, MergePlan, MergeStep, OutputShard, Source
+from ingraft.output_files import OutputFiles, output_files
+from ingraft.shards import check_editable, edits_by_tensor, plan_shards
+from ingraft.steps import MergePlan, OutputShard, Source, WrittenFile
 from ingraft.targets import PlacedEdit, place_saved, place_targets
-from ingraft.ties import Twin, plan_ties
+from ingraft.ties import TiePlan, plan_ties
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 STORED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Measured: an interpreter with torch, and the block buffers of the threads.
 RUNTIME_MEMORY = 350_000_000
+# Measured: the same with transformers and peft.
+IN_MEMORY_RUNTIME = 900_000_000
 
 
 def plan_merge(
@@ -40,49 +42,62 @@ def plan_merge(
 
     Reads headers and JSON; writes nothing. Raises UnusableInput with the reason when the merge cannot be right.
     """
-    opened = open_adapter(adapter)
-    method = method_for(opened.config.raw)
-    if method.route == "refused":
-        raise UnusableInput(f"{opened.name}: {method.name} cannot be merged: {method.reason}")
-    model = open_base(opened, base)
-    tensors, names = _find_names(opened, group_tensors(opened, method), model, trust_remote_code)
-    edits = place_targets(opened, method, tensors, names)
-    replaced, absent = place_saved(opened, tensors.saved, names)
-    check_layers_covered(opened, model.checkpoint, tensors, names)
-    added = _added(opened, absent)
-    _check_all_used(opened, [*edits, *replaced], added)
-    ties = plan_ties([*replaced, *edits], names, model.checkpoint, opened.config.raw)
-    by_tensor = _by_tensor(ties.edits)
-    _check_editable(model, by_tensor, ties.twins)
-
-    files = output_files(model.layout, opened, read_layout(opened.root))
-    stored = STORED_DTYPES.get(dtype)
-    shards = _shards(opened, model, files.layout, by_tensor, added, ties.twins, stored)
-    written, carried = config_changes(files, model, shards, stored, untied=ties.untied)
-    index = index_file(files.layout, model.checkpoint, shards)
-    written = (*written, index) if index else written
-    small = sum(file.source.stat().st_size for file in carried) + sum(len(file.text) for file in written)
-    return MergePlan(
-        base=_base_source(model),
-        adapter=_adapter_source(opened, method),
-        method=method.name,
-        peft_type=method.peft_type,
-        route=method.route,
-        layout=files.layout,
-        names=names.how,
-        shards=shards,
-        carried=carried,
-        written=written,
-        left_behind=files.left_behind,
-        notes=(*tensors.notes, *ties.notes),
-        needed_disk=sum(shard.nbytes for shard in shards) + small,
-        needed_memory=RUNTIME_MEMORY + _largest_inputs(opened, shards),
-        trust_remote_code=trust_remote_code,
+    adapters = open_adapters(adapter)
+    merges = [_plan_one(opened, base, trust_remote_code) for opened in adapters]
+    first = merges[0]
+    trained = read_layout(first.adapter.root)
+    folders = _output_folders(merges, trained)
+    files = output_files(
+        first.base.layout, first.adapter.root, trained, folders, [merge.adapter.folder for merge in merges]
     )
+    stored = STORED_DTYPES.get(dtype)
+    shards: list[OutputShard] = []
+    written: list[WrittenFile] = []
+    for merge in merges:
+        folder = folders[merge.base.layout.transformer]
+        own = plan_shards(merge.base.checkpoint, folder, merge.edits, merge.added, merge.ties.twins, stored)
+        index = index_file(folder, merge.base.checkpoint, own)
+        written += config_changes(folder, merge.base, own, stored, untied=merge.ties.untied) + (
+            [index] if index else []
+        )
+        shards += own
+    return _assemble(merges, files, shards, written, trust_remote_code)
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """One adapter on one transformer; a model with a Router has several."""
+
+    adapter: Adapter
+    base: BaseModel
+    method: Method
+    names: Names
+    edits: Mapping[str, tuple[Any, ...]]
+    added: tuple[SavedParameter, ...]
+    ties: TiePlan
+    notes: tuple[str, ...]
+
+
+def _plan_one(adapter: Adapter, base: str | Path | None, trust_remote_code: bool) -> _Merge:
+    """Which tensors of the base an adapter changes, and how."""
+    method = method_for(adapter.config.raw)
+    if method.route == "refused":
+        raise UnusableInput(f"{adapter.name}: {method.name} cannot be merged: {method.reason}")
+    model = open_base(adapter, base)
+    tensors, names = _find_names(adapter, group_tensors(adapter, method), model, method, trust_remote_code)
+    edits = place_targets(adapter, method, tensors, names)
+    replaced, absent = place_saved(adapter, tensors.saved, names)
+    check_layers_covered(adapter, model.checkpoint, tensors, names)
+    added = _added(adapter, absent)
+    _check_all_used(adapter, [*edits, *replaced], added)
+    ties = plan_ties([*replaced, *edits], names, model.checkpoint, adapter.config.raw)
+    by_tensor = edits_by_tensor(ties.edits)
+    check_editable(model, by_tensor, ties.twins)
+    return _Merge(adapter, model, method, names, by_tensor, added, ties, (*tensors.notes, *ties.notes))
 
 
 def _find_names(
-    adapter: Adapter, tensors: AdapterTensors, model: BaseModel, trust_remote_code: bool
+    adapter: Adapter, tensors: AdapterTensors, model: BaseModel, method: Method, trust_remote_code: bool
 ) -> tuple[AdapterTensors, Names]:
     """Names of everything that the adapter touches; UnusableInput when a target is not in the base."""
     if has_target_parameters(adapter.config.raw):
@@ -93,16 +108,20 @@ def _find_names(
     weights = [target.weight for target in tensors.targets]
     biases = [target.bias for target in tensors.targets]
     saved = [parameter.parameter for parameter in tensors.saved]
-    names = find_names(weights, [*biases, *saved], model, trust_remote_code=trust_remote_code)
+    names = find_names(
+        weights,
+        [*biases, *saved],
+        model,
+        in_memory=method.route == "in-memory",
+        trust_remote_code=trust_remote_code,
+    )
     missing = [weight for weight in weights if weight in names.missing]
     if missing:
         raise _nothing_fits(adapter, tensors, model, missing)
     return tensors, names
 
 
-def _nothing_fits(
-    adapter: Adapter, tensors: AdapterTensors, model: BaseModel, missing: Sequence[str]
-) -> UnusableInput:
+def _nothing_fits(adapter: Adapter, tensors: AdapterTensors, model: BaseModel, missing: Sequence[str]) -> UnusableInput:
     lost = sum(len(target.tensors) for target in tensors.targets if target.weight in set(missing))
     first = missing[0].removesuffix(".weight")
     modules = [name.removesuffix(".weight") for name in model.checkpoint.tensors]
@@ -117,10 +136,10 @@ def _nothing_fits(
 
 def _added(adapter: Adapter, absent: Sequence[SavedParameter]) -> tuple[SavedParameter, ...]:
     """Saved parameters that the base lacks: new heads are added, whatever nobody asked for is refused."""
+    wanted = adapter.config.modules_to_save
     for saved in absent:
         module = saved.parameter.rsplit(".", 1)[0]
-        wanted = adapter.config.modules_to_save
-        if not any(f".{module}.".find(f".{name}.") >= 0 for name in wanted):
+        if not any(f".{name}." in f".{module}." for name in wanted):
             raise UnusableInput(
                 f"{adapter.weights}: {saved.key} belongs to nothing in the base and is not in modules_to_save.",
                 hint=f"Run: ingraft inspect {adapter.name}",
@@ -130,141 +149,96 @@ def _added(adapter: Adapter, absent: Sequence[SavedParameter]) -> tuple[SavedPar
 
 def _check_all_used(adapter: Adapter, placed: Sequence[PlacedEdit], added: Sequence[SavedParameter]) -> None:
     """Total accounting: every tensor of the adapter file goes into a step, or nothing is merged."""
-    used = {key for item in placed for key in item.edit.inputs.values()} | {saved.key for saved in added}
+    used = {info.name for item in placed for info in item.edit.inputs.values()} | {saved.key for saved in added}
     unused = sorted(set(adapter.tensors) - used)
     if unused:
-        raise UnusableInput(f"{len(unused)} of {len(adapter.tensors)} adapter tensors have no use, such as {unused[0]}.")
-    if not used:
-        raise UnusableInput(f"{adapter.name} changes nothing.")
+        raise UnusableInput(
+            f"{len(unused)} of {len(adapter.tensors)} adapter tensors have no use, such as {unused[0]}."
+        )
 
 
-def _by_tensor(placed: Sequence[PlacedEdit]) -> Mapping[str, tuple[Edit, ...]]:
-    """Edits by stored tensor. Parts of one tensor are either the same or apart from each other."""
-    grouped: dict[str, list[Edit]] = defaultdict(list)
-    for item in placed:
-        for other in grouped[item.tensor]:
-            (a, b), (c, d) = other.elements, item.edit.elements
-            if (a, b) != (c, d) and max(a, c) < min(b, d):
-                raise UnusableInput(
-                    f"{other.target} and {item.edit.target} change overlapping parts of {item.tensor}.",
-                    hint="That cannot be merged one after the other.",
-                )
-        grouped[item.tensor].append(item.edit)
-    return {tensor: tuple(edits) for tensor, edits in grouped.items()}
+def _output_folders(merges: Sequence[_Merge], trained: Layout) -> dict[str, str]:
+    """Folder of each adapted transformer in the base → in the output, which is laid out as the adapter's directory."""
+    if len(merges) == 1 and trained.is_sentence_transformers and len(trained.transformers) == 1:
+        return {merges[0].base.layout.transformer: trained.transformer}
+    return {merge.base.layout.transformer: merge.base.layout.transformer for merge in merges}
 
 
-def _check_editable(model: BaseModel, by_tensor: Mapping[str, tuple[Edit, ...]], twins: Sequence[Twin]) -> None:
-    packed = quantisation_of(model)
-    stored = {**model.checkpoint.tensors, **{twin.tensor: twin.source for twin in twins}}
-    for tensor, edits in by_tensor.items():
-        info = stored[tensor]
-        if info.dtype not in EDITABLE_DTYPES:
-            how = f"quantised with {packed}" if packed else f"stored as {info.dtype}"
-            raise UnusableInput(
-                f"The base model {model.name} is {how}: {edits[0].target} ({info.dtype} {list(info.shape)}) cannot be edited.",
-                hint="Pass the model in its original precision with --base.",
-            )
-
-
-def _shards(
-    adapter: Adapter,
-    model: BaseModel,
-    layout: Layout,
-    by_tensor: Mapping[str, tuple[Edit, ...]],
-    added: Sequence[SavedParameter],
-    twins: Sequence[Twin],
-    stored: str | None,
-) -> tuple[OutputShard, ...]:
-    shards = []
-    for position, shard in enumerate(model.checkpoint.shards):
-        steps = [_step(adapter, info, by_tensor.get(info.name, ()), stored) for info in shard.tensors]
-        if position == len(model.checkpoint.shards) - 1:
-            steps += [_add(adapter, saved, model, stored) for saved in added]
-            steps += [_twin(twin, by_tensor.get(twin.tensor, ()), stored) for twin in twins]
-        file = PurePosixPath(layout.transformer) / output_name(shard)
-        metadata = shard.metadata or {"format": "pt"}
-        shards.append(OutputShard(str(file), tuple(steps), metadata))
-    return tuple(shards)
-
-
-def output_name(shard: Shard) -> str:
-    """`pytorch_model-00001-of-00002.bin` becomes `model-00001-of-00002.safetensors`; others keep their names."""
-    name = shard.path.name
-    if shard.path.suffix == ".bin" or name.startswith("pytorch_model"):
-        return shard.path.stem.replace("pytorch_model", "model") + ".safetensors"
-    return name
-
-
-def _step(adapter: Adapter, info: TensorInfo, edits: tuple[Edit, ...], stored: str | None) -> MergeStep:
-    floating = info.dtype in EDITABLE_DTYPES
-    dtype = stored if stored and floating else info.dtype
-    if not edits:
-        action: Action = "copy" if dtype == info.dtype else "cast"
-        return MergeStep(action, info.name, dtype, info.shape, info, (), "no adapter tensor is for it")
-    replaced = all(edit.formula == REPLACE for edit in edits)
-    shape = info.shape
-    if edits[0].formula == REPLACE and edits[0].elements != (0, info.elements) and len(edits[0].elements) == 2:
-        whole = adapter.tensors[edits[0].inputs["value"]]
-        shape = whole.shape if whole.elements == edits[0].elements[1] and edits[0].elements[0] == 0 else shape
-    kinds = sorted({edit.formula.rsplit(":", 1)[-1] for edit in edits if edit.formula != REPLACE})
-    reason = "the adapter holds it whole" if replaced else f"{', '.join(kinds)} on {edits[-1].target}"
-    return MergeStep("replace" if replaced else "edit", info.name, dtype, shape, info, edits, reason)
-
-
-def _add(adapter: Adapter, saved: SavedParameter, model: BaseModel, stored: str | None) -> MergeStep:
-    info = adapter.tensors[saved.key]
-    rows = info.shape[0] if info.shape else 1
-    edit = Edit(
-        target=saved.parameter.rsplit(".", 1)[0],
-        parameter=saved.parameter,
-        part="weight",
-        kind="linear",
-        formula=REPLACE,
-        inputs={"value": saved.key},
-        settings={},
-        shape=(rows, info.elements // max(rows, 1)),
-        elements=(0, info.elements),
-        rows=(0, rows),
+def _assemble(
+    merges: Sequence[_Merge],
+    files: OutputFiles,
+    shards: Sequence[OutputShard],
+    written: Sequence[WrittenFile],
+    trust_remote_code: bool,
+) -> MergePlan:
+    replaced = {file.path for file in written}
+    carried = tuple(file for file in files.carried if file.path not in replaced)
+    small = sum(file.source.stat().st_size for file in carried) + sum(len(file.text) for file in written)
+    methods = {merge.method.name: merge.method for merge in merges}
+    in_memory = any(merge.method.route == "in-memory" for merge in merges)
+    largest = max(merge.base.checkpoint.elements for merge in merges)
+    return MergePlan(
+        base=_base_source([merge.base for merge in merges]),
+        adapter=_adapter_source([merge.adapter for merge in merges]),
+        method=" and ".join(methods),
+        peft_type=merges[0].method.peft_type,
+        route="in-memory" if in_memory else "streamed",
+        layout=files.layout,
+        names=merges[0].names.how,
+        shards=tuple(shards),
+        carried=carried,
+        written=tuple(written),
+        left_behind=files.left_behind,
+        notes=tuple(dict.fromkeys(note for merge in merges for note in merge.notes)),
+        needed_disk=sum(shard.nbytes for shard in shards) + small,
+        needed_memory=IN_MEMORY_RUNTIME + 5 * largest if in_memory else RUNTIME_MEMORY + _largest_inputs(shards),
+        trust_remote_code=trust_remote_code,
     )
-    dtype = stored or model.checkpoint.dtype
-    return MergeStep("add", saved.parameter, dtype, info.shape, None, (edit,), "trained with the adapter, not in the base")
 
 
-def _twin(twin: Twin, edits: tuple[Edit, ...], stored: str | None) -> MergeStep:
-    dtype = stored if stored and twin.source.dtype in EDITABLE_DTYPES else twin.source.dtype
-    reason = f"was tied to {twin.source.name}"
-    return MergeStep("add", twin.tensor, dtype, twin.source.shape, twin.source, edits, reason)
-
-
-def _largest_inputs(adapter: Adapter, shards: Sequence[OutputShard]) -> int:
+def _largest_inputs(shards: Sequence[OutputShard]) -> int:
     """Bytes of the adapter tensors that are in memory at a time, as float32: those of the largest steps."""
     sizes = [
-        sum(4 * adapter.tensors[key].elements for edit in step.edits for key in edit.inputs.values())
+        sum(4 * info.elements for edit in step.edits for info in edit.inputs.values())
         for shard in shards
         for step in shard.steps
     ]
     return sum(sorted(sizes)[-4:])
 
 
-def _base_source(model: BaseModel) -> Source:
-    checkpoint = model.checkpoint
+def _base_source(models: Sequence[BaseModel]) -> Source:
+    first = models[0]
     return Source(
-        name=model.name,
-        root=model.layout.root,
-        weights=tuple(shard.path for shard in checkpoint.shards),
-        nbytes=checkpoint.nbytes,
+        name=first.name,
+        root=first.layout.root,
+        weights=tuple(shard.path for model in models for shard in model.checkpoint.shards),
+        nbytes=sum(model.checkpoint.nbytes for model in models),
         details={
-            "architecture": (model.config.get("architectures") or [model.config.get("model_type", "")])[0],
-            "parameters": checkpoint.elements,
-            "dtype": checkpoint.dtype,
-            "transformer": model.layout.transformer,
-            "format": "pickled" if checkpoint.pickled else "safetensors",
+            "architecture": str((first.config.get("architectures") or [first.config.get("model_type", "")])[0]),
+            "parameters": sum(model.checkpoint.elements for model in models),
+            "dtype": first.checkpoint.dtype,
+            "format": "pickled" if first.checkpoint.pickled else "safetensors",
         },
     )
 
 
-def _adapter_source(adapter: Adapter, method: Method) -> Source:
-    raw = adapter.config.raw
-    keys = ("r", "lora_alpha", "alpha", "use_rslora", "target_modules", "modules_to_save", "rank_pattern", "alpha_pattern")
+def _adapter_source(adapters: Sequence[Adapter]) -> Source:
+    raw = adapters[0].config.raw
+    keys = (
+        "r",
+        "lora_alpha",
+        "alpha",
+        "use_rslora",
+        "target_modules",
+        "modules_to_save",
+        "rank_pattern",
+        "alpha_pattern",
+    )
     details = {key: raw[key] for key in keys if raw.get(key) not in (None, {}, [], False)}
-    return Source(adapter.name, adapter.root, (adapter.weights,), adapter.nbytes, details)
+    return Source(
+        name=adapters[0].name,
+        root=adapters[0].root,
+        weights=tuple(adapter.weights for adapter in adapters),
+        nbytes=sum(adapter.nbytes for adapter in adapters),
+        details=details,
+    )

@@ -21,12 +21,16 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
     if output.is_symlink() and not output.exists():
         raise UnusableInput(f"{output} is a broken symbolic link.", hint="Name another output.")
     if output.exists() and not output.is_dir():
-        raise UnusableInput(f"{output} is a file; expected a directory for the merged model.", hint="Name another output.")
+        raise UnusableInput(
+            f"{output} is a file; expected a directory for the merged model.", hint="Name another output."
+        )
     resolved = output.resolve()
     for source in inputs:
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
-            raise UnusableInput(f"{output} is, holds or lies in {source}, which the merge reads.", hint="Name another output.")
+            raise UnusableInput(
+                f"{output} is, holds or lies in {source}, which the merge reads.", hint="Name another output."
+            )
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise UnusableInput(f"{output} is not empty.", hint="Name another output, or replace it with --overwrite.")
 
@@ -36,7 +40,7 @@ def check_room(output: Path, *, disk: int, memory: int) -> None:
     free = free_bytes(output.parent)
     if disk > free:
         raise UnusableInput(
-            f"The disk of {output} is too small: the merged model takes {human_bytes(disk)}, {human_bytes(free)} are free.",
+            f"The disk of {output} is too small: {human_bytes(disk)} are needed, {human_bytes(free)} are free.",
             hint="Free some, or name an output on another disk.",
         )
     available = available_memory()
@@ -65,7 +69,7 @@ def published(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
         make_durable(work)
         put_in_place(work, output, overwrite=overwrite)
     except OSError as error:
-        if error.errno is None or error.filename is not None and not str(error.filename).startswith(str(parent)):
+        if error.errno is None or (error.filename is not None and not str(error.filename).startswith(str(parent))):
             raise
         raise UnusableInput(f"Writing {output} failed: {error.strerror}. Nothing was published.") from error
     finally:

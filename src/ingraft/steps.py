@@ -16,6 +16,7 @@ from ingraft.output_files import CarriedFile
 
 Action = Literal["copy", "cast", "edit", "replace", "add"]
 REPLACE = "="  # the formula of a tensor that takes the place of the base's
+IN_MEMORY = "peft"  # the formula of a tensor that PEFT merges in memory
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Edit:
 
     target    the adapted module; `parameter` is the base's parameter that changes
     part      whether the formula is the method's for weights ([rows, in]) or for biases ([rows])
-    formula   reference into `ingraft.methods`, or `=`: the adapter tensor `value` itself
-    inputs    parameter of the formula → key in the adapter file
+    formula   reference into `ingraft.methods`; or `=`, the adapter tensor `value` itself; or `peft`, what PEFT makes of
+              the parameter in memory
+    inputs    parameter of the formula → where its tensor lies in the adapter's file
     settings  the formula's other arguments
     shape     of the whole matrix that the formula is about, (out, in); (out, 1) for a bias
     elements  [start, stop) of the stored tensor, flattened: where the part lies
@@ -39,7 +41,7 @@ class Edit:
     part: Literal["weight", "bias"]
     kind: LayerKind
     formula: str
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, TensorInfo]
     settings: Mapping[str, Setting]
     shape: tuple[int, int]
     elements: tuple[int, int]

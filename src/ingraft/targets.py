@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModule
+from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind, Method, Target
-from ingraft.methods.table import embedding_formula
+from ingraft.methods.rows_lora import EMBEDDING_FORMULAS
 from ingraft.naming import Names, Region
-from ingraft.steps import REPLACE, Edit
+from ingraft.steps import IN_MEMORY, REPLACE, Edit
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,12 @@ def place_targets(adapter: Adapter, method: Method, tensors: AdapterTensors, nam
     targets = [_target(adapter, method, owner, names) for owner in tensors.targets]
     placed: list[PlacedEdit] = []
     for owner, target in zip(tensors.targets, targets, strict=True):
-        inputs = {**owner.tensors, **tensors.shared}
+        inputs = {name: adapter.tensors[key] for name, key in {**owner.tensors, **tensors.shared}.items()}
+        if method.route == "in-memory":
+            placed += _in_memory(owner, target, inputs, names)
+            continue
         settings = _settings(adapter, method, target, targets)
-        formula = embedding_formula(method, target.kind) if target.kind == "embedding" else method.formula
+        formula = _formula(method, owner, target)
         weight = names.regions[owner.weight]
         if method.formula:
             placed += [
@@ -41,12 +45,41 @@ def place_targets(adapter: Adapter, method: Method, tensors: AdapterTensors, nam
     return tuple(placed)
 
 
+def _in_memory(owner: TargetModule, target: Target, inputs: Mapping[str, TensorInfo], names: Names) -> list[PlacedEdit]:
+    """Weight and bias of a module that PEFT merges; the numbers come as they are stored, so nothing is turned."""
+    placed = []
+    for parameter in (owner.weight, owner.bias):
+        stored = matrix_shape(names.shapes[parameter], "linear") if parameter in names.regions else (0, 0)
+        for region in names.regions.get(parameter, ()):
+            edit = Edit(
+                target=owner.module,
+                parameter=names.running.get(parameter, parameter),
+                part="weight" if parameter == owner.weight else "bias",
+                kind=target.kind,
+                formula=IN_MEMORY,
+                inputs=dict(inputs),
+                settings={},
+                shape=stored,
+                elements=region.elements,
+                rows=region.rows,
+                expert=region.expert,
+            )
+            placed.append(PlacedEdit(region.tensor, edit))
+    return placed
+
+
+def _formula(method: Method, owner: TargetModule, target: Target) -> str:
+    if "trainable_tokens_delta" in owner.tensors:
+        return "tokens:trainable_tokens"
+    return EMBEDDING_FORMULAS.get(method.formula, method.formula) if target.kind == "embedding" else method.formula
+
+
 def _bias_edits(
     adapter: Adapter,
     method: Method,
     owner: TargetModule,
     target: Target,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, TensorInfo],
     settings: Mapping[str, Any],
     names: Names,
 ) -> list[PlacedEdit]:
@@ -58,11 +91,14 @@ def _bias_edits(
         if own or not method.formula:
             raise UnusableInput(
                 f"{adapter.name} trains a bias on {owner.module}, which has none in the base.",
-                hint="Train without it (lora_bias=False); a merge does not add parameters that the model's class lacks.",
+                hint="Train without it (lora_bias=False): a merge adds no parameter that the model's class lacks.",
             )
         return []
     bias = Target(target.module, target.kind, (target.shape[0], 1), target.tensors, True)
-    return [PlacedEdit(region.tensor, _edit(owner, bias, "bias", method.bias, inputs, settings, region)) for region in regions]
+    return [
+        PlacedEdit(region.tensor, _edit(owner, bias, "bias", method.bias, inputs, settings, region))
+        for region in regions
+    ]
 
 
 def _edit(
@@ -70,7 +106,7 @@ def _edit(
     target: Target,
     part: Any,
     formula: str,
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, TensorInfo],
     settings: Mapping[str, Any],
     region: Region,
 ) -> Edit:
@@ -165,7 +201,7 @@ def place_saved(
                         part="weight",
                         kind=names.kinds.get(parameter.parameter.removesuffix(".weight"), "linear"),
                         formula=REPLACE,
-                        inputs={"value": parameter.key},
+                        inputs={"value": info},
                         settings={},
                         shape=matrix,
                         elements=(0, info.elements) if whole else region.elements,

@@ -39,9 +39,7 @@ class TiePlan:
     notes: tuple[str, ...]
 
 
-def plan_ties(
-    edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint, config: Mapping[str, Any]
-) -> TiePlan:
+def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint, config: Mapping[str, Any]) -> TiePlan:
     """Keep or cut the ties that `edits` touch. `config` is the adapter's."""
     runtime = names.runtime
     if runtime is None or not runtime.tied:

@@ -99,7 +99,7 @@ def test_debug_option_is_the_same(monkeypatch, capsys) -> None:
     assert cli.os.environ["INGRAFT_DEBUG"] == "1"
 
 
-def test_interrupt(fail_with, capsys) -> None:
+def test_interrupt() -> None:
     code = (
         "from ingraft.cli import app as cli\n"
         "@cli.app.command()\n"

@@ -1,6 +1,6 @@
 """A PEFT adapter on disk: where it lies, what its config says, and its tensors by target module."""
 
-from ingraft.adapter.adapter import Adapter, AdapterConfig, open_adapter
+from ingraft.adapter.adapter import Adapter, AdapterConfig, open_adapter, open_adapters
 from ingraft.adapter.grouping import AdapterTensors, SavedParameter, TargetModule, group_tensors
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "TargetModule",
     "group_tensors",
     "open_adapter",
+    "open_adapters",
 ]

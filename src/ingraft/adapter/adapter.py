@@ -9,8 +9,9 @@ from typing import Any
 
 from ingraft.checkpoint import TensorInfo, find_weights, read_header
 from ingraft.errors import UnusableInput
-from ingraft.files import inside, read_json, read_json_object
+from ingraft.files import read_json_object
 from ingraft.hub import local_directory
+from ingraft.layout import read_layout
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -55,14 +56,25 @@ class Adapter:
 def open_adapter(name: str | Path, *, revision: str | None = None) -> Adapter:
     """The adapter in a directory or Hub repository. Raises UnusableInput when there is none, or more than one."""
     root = local_directory(name, role="adapter", revision=revision)
-    folder = _find_folder(root)
+    return _open(root, _find_folder(root))
+
+
+def open_adapters(name: str | Path, *, revision: str | None = None) -> tuple[Adapter, ...]:
+    """All adapters of a model: one, or one for each adapted transformer behind a Router."""
+    root = local_directory(name, role="adapter", revision=revision)
+    routed = [root / path for path in read_layout(root).transformers if path]
+    with_adapter = [folder for folder in routed if (folder / CONFIG_FILE).is_file()]
+    if len(routed) > 1 and with_adapter:
+        return tuple(_open(root, folder) for folder in with_adapter)
+    return (open_adapter(root),)
+
+
+def _open(root: Path, folder: Path) -> Adapter:
     config = _read_config(folder / CONFIG_FILE)
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     if weights is None:
-        raise UnusableInput(
-            f"{folder} has an adapter_config.json but no weights: expected adapter_model.safetensors."
-        )
-    tensors = {info.name: info for info in _read_tensors(weights)}
+        raise UnusableInput(f"{folder} has an adapter_config.json but no weights: expected adapter_model.safetensors.")
+    tensors = {info.name: info for info in read_tensors(weights)}
     if not tensors:
         raise UnusableInput(f"{weights} holds no tensor.", hint="Save the adapter again.")
     return Adapter(root, folder, config, weights, tensors)
@@ -71,7 +83,7 @@ def open_adapter(name: str | Path, *, revision: str | None = None) -> Adapter:
 def _find_folder(root: Path) -> Path:
     if (root / CONFIG_FILE).is_file():
         return root
-    candidates = {root / path for path in _module_paths(root)}
+    candidates = {root / path for path in read_layout(root).paths if (root / path).is_dir()}
     candidates |= {child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
     found = sorted(folder for folder in candidates if (folder / CONFIG_FILE).is_file())
     if len(found) == 1:
@@ -87,15 +99,6 @@ def _find_folder(root: Path) -> Path:
             hint=f"Nothing to merge. See: ingraft inspect {root}",
         )
     raise UnusableInput(f"{root} has no {CONFIG_FILE}, so it is no PEFT adapter.", hint=f"See: ingraft inspect {root}")
-
-
-def _module_paths(root: Path) -> list[str]:
-    file = root / "modules.json"
-    if not file.is_file():
-        return []
-    modules = read_json(file)
-    paths = [m.get("path", "") for m in modules if isinstance(m, dict)] if isinstance(modules, list) else []
-    return [path for path in paths if isinstance(path, str) and path and inside(root, path, named_by=file).is_dir()]
 
 
 def _read_config(path: Path) -> AdapterConfig:
@@ -121,7 +124,8 @@ def _read_config(path: Path) -> AdapterConfig:
     )
 
 
-def _read_tensors(weights: Path) -> tuple[TensorInfo, ...]:
+def read_tensors(weights: Path) -> tuple[TensorInfo, ...]:
+    """The tensors of an adapter file, safetensors or pickled."""
     if weights.suffix == ".bin":
         from ingraft.checkpoint.pickled import read_pickled
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ingraft.adapter.adapter import Adapter
+from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import Method
 
@@ -40,6 +41,7 @@ class SavedParameter:
 
     parameter: str
     key: str
+    info: TensorInfo
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
     return AdapterTensors(
         tuple(TargetModule(module, tensors) for module, tensors in sorted(targets.items(), key=_natural)),
         shared,
-        tuple(SavedParameter(parameter, key) for parameter, key in sorted(saved.items())),
+        tuple(SavedParameter(parameter, key, adapter.tensors[key]) for parameter, key in sorted(saved.items())),
         notes,
     )
 

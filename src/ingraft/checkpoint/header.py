@@ -77,7 +77,7 @@ def read_header(path: Path) -> Header:
                 )
             if length > MAX_HEADER_BYTES or length > size - 8:
                 raise UnusableInput(
-                    f"{path} is not a sound safetensors file: its header claims {length:,} bytes, the file has {size:,}.",
+                    f"{path} is not a safetensors file: its header claims {length:,} bytes, the file has {size:,}.",
                     hint=_DOWNLOAD,
                 )
             text = file.read(length)
@@ -88,7 +88,9 @@ def read_header(path: Path) -> Header:
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique(path))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise UnusableInput(f"{path} is not a sound safetensors file: its header is not JSON.", hint=_DOWNLOAD) from None
+        raise UnusableInput(
+            f"{path} is not a sound safetensors file: its header is not JSON.", hint=_DOWNLOAD
+        ) from None
     if not isinstance(entries, dict):
         raise UnusableInput(f"{path} is not a sound safetensors file: its header is no JSON object.", hint=_DOWNLOAD)
     metadata = entries.pop("__metadata__", None) or {}
@@ -129,7 +131,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     expected = tensor_nbytes(dtype, tuple(shape))
     if stop - start != expected:
         raise UnusableInput(
-            f"{path}: {name} is {dtype} {shape}, which takes {expected:,} bytes, its data_offsets span {stop - start:,}.",
+            f"{path}: {name} is {dtype} {shape}, {expected:,} bytes, but its data_offsets span {stop - start:,}.",
             hint=_DOWNLOAD,
         )
     return TensorInfo(name, dtype, tuple(shape), path, data + start, data + stop)

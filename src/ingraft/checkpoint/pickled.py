@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ingraft.checkpoint.header import Header, TensorInfo
 from ingraft.errors import UnusableInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DTYPES = {
     "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64", "int32": "I32",
@@ -61,7 +65,7 @@ _UNSAFE = (
 _CONVERT = "Convert it once: load it with transformers and save_pretrained(..., safe_serialization=True)."
 
 
-def _state_dict(path: Path, state: object) -> dict[str, object]:
+def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
     import torch
 
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -95,7 +99,7 @@ def _read_legacy(path: Path) -> Header:
     folder = Path(tempfile.mkdtemp(prefix="ingraft-pickled-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     converted = folder / f"{path.stem}.safetensors"
-    tensors = {name: value.clone().contiguous() for name, value in _state_dict(path, state).items()}  # type: ignore[attr-defined]
+    tensors = {name: value.clone().contiguous() for name, value in _state_dict(path, state).items()}
     save_file(tensors, converted, metadata={"format": "pt"})
     return read_header(converted)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ingraft import __version__
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
@@ -37,9 +38,7 @@ for _verb in VERBS:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"ingraft {version('ingraft')}")
+        typer.echo(f"ingraft {__version__}")
         raise typer.Exit
 
 
@@ -49,9 +48,7 @@ def _global_options(
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks of errors.", envvar="INGRAFT_DEBUG")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", envvar="INGRAFT_DEBUG")] = False,
 ) -> None:
     if debug:
         os.environ["INGRAFT_DEBUG"] = "1"  # where main() finds it, and every process that a verb starts

@@ -12,7 +12,9 @@ from ingraft.cli.merge import Format
 
 def inspect(
     path: Annotated[str, typer.Argument(help="An adapter or a model: a directory or a Hub id.", show_default=False)],
-    base: Annotated[str | None, typer.Option(help="Base model to compare an adapter with. Default: what it names.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model to compare an adapter with. Default: what it names.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to print.")] = "human",
 ) -> None:
     """Show what PATH holds, from its headers and configs."""

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-
 Format = Literal["human", "json"]
 
 
@@ -22,8 +21,12 @@ def merge(
         typer.Option(help="Dtype of the merged weights; auto keeps the base's."),
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    save_plan: Annotated[Path | None, typer.Option(help="Write the plan as JSON to this file.", show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, in one step, if it is not empty.")] = False,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Write the plan as JSON to this file.", show_default=False)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT, in one step, if it is not empty.")
+    ] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Publish without the proof.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")

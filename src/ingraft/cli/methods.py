@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -12,12 +13,11 @@ from ingraft.methods.method import Method
 from ingraft.methods.table import METHODS
 
 _COLUMNS = ("Method", "PEFT type", "Route", "Change", "Layers", "Source, or why not")
+_UNBOUNDED = 1000
 
 
 def methods(
-    format: Annotated[
-        Literal["human", "json", "markdown"], typer.Option(help="How to print the table.")
-    ] = "human",
+    format: Annotated[Literal["human", "json", "markdown"], typer.Option(help="How to print the table.")] = "human",
 ) -> None:
     """List the PEFT methods: how each is merged, or why it cannot be."""
     if format == "json":
@@ -61,7 +61,10 @@ def _print_table() -> None:
     from rich.text import Text
 
     style = {"streamed": "green", "in-memory": "yellow", "refused": "red"}
-    table = Table(*_COLUMNS, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, overflow="fold")
     for method in METHODS:
         table.add_row(*(Text(cell, style.get(cell, "")) for cell in _cells(method)))
-    Console().print(table)
+    # One line per method where no terminal sets a width: pipes are searched by line.
+    Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)

@@ -88,7 +88,8 @@ def plan(plan: MergePlan, output: Path) -> None:
 
 def _adapter_line(plan: MergePlan) -> str:
     details = plan.adapter.details
-    scales = sorted({float(edit.settings["scale"]) for edit in plan.edits() if isinstance(edit.settings.get("scale"), (int, float))})
+    found = {edit.settings.get("scale") for edit in plan.edits()}
+    scales = sorted({float(scale) for scale in found if isinstance(scale, (int, float))})
     facts = [plan.method]
     if "r" in details:
         facts.append(f"r={details['r']}")
@@ -145,9 +146,14 @@ def proof(report: VerificationReport) -> None:
         f"{used.value} of {used.limit} adapter tensors used · {untouched.value} of {untouched.limit} untouched tensors "
         f"identical · probes of all edited tensors, worst {probes.value:.2g} of the limit",
     )
-    kept, changed, edited = (report.figures.get(key) for key in ("kept_of_delta", "elements_changed", "elements_edited"))
+    kept, changed, edited = (
+        report.figures.get(key) for key in ("kept_of_delta", "elements_changed", "elements_edited")
+    )
     if kept is not None and changed is not None and edited:
-        line("", f"rounding keeps {100 * kept:.1f} % of the delta · {100 * changed / edited:.1f} % of the edited elements changed")
+        line(
+            "",
+            f"rounding keeps {100 * kept:.1f} % of the delta · {100 * changed / edited:.1f} % of its elements changed",
+        )
 
 
 def checks(report: VerificationReport) -> None:

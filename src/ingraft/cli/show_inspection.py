@@ -24,7 +24,9 @@ def adapter(found: AdapterInspection) -> None:
     leaves = sorted({module.rsplit(".", 1)[-1] for module in found.modules})
     span = layer_span(set(found.modules))
     if found.modules:
-        line("targets", f"{plural(len(found.modules), 'module')}: {', '.join(leaves)}" + (f" in {span}" if span else ""))
+        line(
+            "targets", f"{plural(len(found.modules), 'module')}: {', '.join(leaves)}" + (f" in {span}" if span else "")
+        )
     if found.saved:
         line("saved", f"{plural(len(found.saved), 'whole parameter')}: {', '.join(found.saved[:4])}")
     share = f", {100 * found.nbytes / found.base_nbytes:.2g} % of the base" if found.base_nbytes else ""

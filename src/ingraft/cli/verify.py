@@ -12,7 +12,9 @@ from ingraft.cli.merge import Format
 
 def verify(
     merged: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
-    adapter: Annotated[str, typer.Option(help="The adapter that was merged: a directory or a Hub id.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Option(help="The adapter that was merged: a directory or a Hub id.", show_default=False)
+    ],
     base: Annotated[str | None, typer.Option(help="Base model. Default: what the adapter names.")] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Texts to embed with both models, one a line. Default: a set of ours.")

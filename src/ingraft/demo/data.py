@@ -22,8 +22,8 @@ CORPUS_TITLES = 4_000
 class DemoData:
     """Training pairs, and a retrieval task whose categories do not occur in them.
 
-    `pairs` are (inclusion term, title); `queries` and `corpus` map an id to its text; `relevant` maps the id of
-    a query to the ids of its titles.
+    `pairs` are (inclusion term, title); `queries` and `corpus` map an id to its text; `relevant` maps the id
+    of a query to the ids of its titles.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -48,7 +48,7 @@ class Diagnosis:
 def catalogue() -> tuple[Diagnosis, ...]:
     """All categories and subcategories of ICD-10-CM, in the catalogue's order.
 
-    Codes with a seventh character (initial encounter, sequela …) are left out: they repeat their parents' titles.
+    Codes with a seventh character (initial encounter, sequela …) are left out: they repeat other titles.
     """
     try:
         with warnings.catch_warnings():
@@ -71,11 +71,11 @@ def diagnosis_data(
     held_out: int = HELD_OUT_TERMS,
     titles: int = CORPUS_TITLES,
 ) -> DemoData:
-    """`pairs` training pairs, and about `held_out` terms of other categories to be found among `titles` titles.
+    """`pairs` training pairs, and `held_out` terms of other categories to be found among `titles` titles.
 
-    Whole categories are held out, because the terms of one category resemble one another; the corpus holds every
-    title of theirs, the hardest ones to tell apart, and others at random. The same seed gives the same data.
-    UnusableInput when fewer pairs exist.
+    Whole categories are held out, because the terms of one category resemble one another. The corpus holds all
+    titles of theirs that have terms, the hardest to tell apart, and others at random. The same seed gives the
+    same data. UnusableInput when fewer pairs exist.
     """
     rng = random.Random(seed)
     categories = sorted({diagnosis.category for diagnosis in diagnoses if diagnosis.terms})
@@ -108,7 +108,7 @@ def diagnosis_data(
     ]
     if pairs > len(candidates):
         raise UnusableInput(
-            f"ICD-10-CM has {len(candidates):,} pairs outside the held-out categories, {pairs:,} were asked for.",
+            f"ICD-10-CM has {len(candidates):,} pairs outside the held-out categories, not {pairs:,}.",
             hint=f"Pass --pairs {len(candidates)} or fewer.",
         )
 

@@ -89,12 +89,15 @@ def edit_block(job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Pat
         result = _apply(step.edits[index], cache, index, result, job)
     result = result.reshape(-1)
     if not torch.isfinite(result).all():
-        raise UnusableInput(f"Merging gives NaN or infinity in {step.tensor}.", hint="The adapter diverged, or fits another base.")
+        raise UnusableInput(
+            f"Merging gives NaN or infinity in {step.tensor}.", hint="The adapter diverged, or fits another base."
+        )
     out = buffers.get("out", count, stored)
     out.copy_(result)
     if stored == torch.float16 and not torch.isfinite(out).all():
         raise UnusableInput(
-            f"Merging gives numbers in {step.tensor} that float16 cannot hold.", hint="Merge with --dtype float32 or bfloat16."
+            f"Merging gives numbers in {step.tensor} that float16 cannot hold.",
+            hint="Merge with --dtype float32 or bfloat16.",
         )
     write_from(files.get(target, "r+b"), job.position + job.start * out.element_size(), out.view(torch.uint8).numpy())
     figures = _measure(result, base, out, buffers) if job.edits else (0.0, 0.0, 0.0, 0)

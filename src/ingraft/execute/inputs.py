@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ingraft.adapter import Adapter
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, read_into
 from ingraft.errors import UnusableInput
 from ingraft.methods.table import formula
-from ingraft.steps import REPLACE, Edit, MergeStep
+from ingraft.steps import IN_MEMORY, REPLACE, Edit, MergeStep
 
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -25,6 +24,7 @@ TORCH_DTYPES = {
 BLOCK_ELEMENTS = 1 << 20
 
 RowFormula = Callable[[Tensor, slice], Tensor]
+Memory = Mapping[str, Tensor]  # parameters that PEFT merged, by the running model's name
 
 
 def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
@@ -36,18 +36,18 @@ def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
     return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 
-def read_adapter_tensor(files: OpenFiles, adapter: Adapter, key: str) -> Tensor:
+def read_adapter_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
     """An adapter tensor in float32 (integers as they are), finite, or UnusableInput."""
-    info = adapter.tensors[key]
     if info.dtype not in TORCH_DTYPES:
-        raise UnusableInput(f"{adapter.weights}: {key} has the dtype {info.dtype}, which cannot be merged.")
+        raise UnusableInput(f"{info.file}: {info.name} has the dtype {info.dtype}, which cannot be merged.")
     tensor = read_tensor(files, info)
     if not tensor.is_floating_point():
         return tensor
     tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise UnusableInput(
-            f"{adapter.weights}: {key} holds NaN or infinity.", hint="The training diverged; take an earlier checkpoint."
+            f"{info.file}: {info.name} holds NaN or infinity.",
+            hint="The training diverged; take an earlier checkpoint.",
         )
     return tensor
 
@@ -68,10 +68,14 @@ class BaseRows:
         out, width = self.edit.shape
         start, stop = self.edit.elements
         if stop - start != out * width:
-            raise UnusableInput(f"{self.edit.target} lies in several parts of {self.source.name}; its method needs it whole.")
+            raise UnusableInput(
+                f"{self.edit.target} lies in several parts of {self.source.name}; its method needs it whole."
+            )
         info, size = self.source, self.source.nbytes // max(self.source.elements, 1)
         if self.edit.transposed:
-            whole = TensorInfo(info.name, info.dtype, (width, out), info.file, info.start + start * size, info.start + stop * size)
+            whole = TensorInfo(
+                info.name, info.dtype, (width, out), info.file, info.start + start * size, info.start + stop * size
+            )
             yield slice(0, out), read_tensor(self.files, whole).float().T.contiguous()
             return
         step = max(1, BLOCK_ELEMENTS // max(width, 1))
@@ -82,9 +86,12 @@ class BaseRows:
             yield slice(row, row + rows), read_tensor(self.files, block).float()
 
 
-def build(files: OpenFiles, adapter: Adapter, step: MergeStep, edit: Edit) -> RowFormula:
+def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowFormula:
     """The row formula (for a bias: a formula of [rows] vectors) of one edit."""
-    inputs = {name: read_adapter_tensor(files, adapter, key) for name, key in edit.inputs.items()}
+    if edit.formula == IN_MEMORY:
+        merged = memory[edit.parameter].reshape(edit.shape if edit.part == "weight" else (-1,))
+        return lambda weight, at: merged[at]
+    inputs = {name: read_adapter_tensor(files, info) for name, info in edit.inputs.items()}
     if edit.formula == REPLACE:
         value = inputs["value"].reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: value[at]
@@ -113,21 +120,23 @@ def _has_no_default(parameter: inspect.Parameter) -> bool:
 
 def does_not_fit(edit: Edit, error: Exception) -> UnusableInput:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UnusableInput(f"The adapter's tensors for {edit.target} do not fit its weight of {list(edit.shape)}: {reason}")
+    return UnusableInput(
+        f"The adapter's tensors for {edit.target} do not fit its weight of {list(edit.shape)}: {reason}"
+    )
 
 
 class FormulaCache:
     """Row formulas of one step: built by the first thread that asks, forgotten when `parts` blocks are done."""
 
-    def __init__(self, files: OpenFiles, adapter: Adapter, step: MergeStep, parts: int) -> None:
-        self._files, self._adapter, self._step, self._left = files, adapter, step, parts
+    def __init__(self, files: OpenFiles, step: MergeStep, parts: int, memory: Memory) -> None:
+        self._files, self._step, self._left, self._memory = files, step, parts, memory
         self._lock = threading.Lock()
         self._built: dict[int, RowFormula] = {}
 
     def get(self, index: int) -> RowFormula:
         with self._lock:
             if index not in self._built:
-                self._built[index] = build(self._files, self._adapter, self._step, self._step.edits[index])
+                self._built[index] = build(self._files, self._step, self._step.edits[index], self._memory)
             return self._built[index]
 
     def done(self) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ingraft.adapter import open_adapter
 from ingraft.checkpoint.transfer import CHUNK, OpenFiles, copy_bytes, open_files, write_from
 from ingraft.execute.block import BlockFigures, BlockJob, Buffers, edit_block, part_jobs
+from ingraft.execute.in_memory import merged_parameters
 from ingraft.execute.inputs import FormulaCache
 from ingraft.steps import MergePlan, MergeStep, OutputShard
 
@@ -80,7 +80,7 @@ def _write_small_files(plan: MergePlan, folder: Path) -> None:
 def _write_shards(
     plan: MergePlan, folder: Path, files: OpenFiles, workers: int, progress: Progress
 ) -> tuple[StepFigures, ...]:
-    adapter = open_adapter(plan.adapter.root)
+    memory = merged_parameters(plan) if plan.route == "in-memory" else {}
     figures: dict[str, list[BlockFigures]] = {}
     buffers = Buffers()
 
@@ -105,13 +105,16 @@ def _write_shards(
                     file.truncate(shard.nbytes)
                 write_from(files.get(target, "r+b"), 0, header)
                 for run in copy_runs(shard, len(header)):
-                    jobs += [pool.submit(copy, piece.source, piece.start, target, piece.position, piece.count) for piece in run.pieces()]
+                    jobs += [
+                        pool.submit(copy, piece.source, piece.start, target, piece.position, piece.count)
+                        for piece in run.pieces()
+                    ]
                 position = len(header)
                 for step in shard.steps:
                     if step.action != "copy":
                         parts = part_jobs(step, position)
                         figures[step.tensor] = []
-                        cache = FormulaCache(files, adapter, step, len(parts))
+                        cache = FormulaCache(files, step, len(parts), memory)
                         jobs += [pool.submit(edit, part, cache, target) for part in parts]
                     position += step.nbytes
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
@@ -144,7 +147,12 @@ def copy_runs(shard: OutputShard, position: int) -> Iterator[CopyRun]:
     for step in shard.steps:
         if step.action == "copy" and step.source is not None and step.nbytes:
             source = step.source
-            if run and run.source == source.file and run.start + run.count == source.start and run.position + run.count == position:
+            if (
+                run
+                and run.source == source.file
+                and run.start + run.count == source.start
+                and run.position + run.count == position
+            ):
                 run = CopyRun(run.source, run.start, run.position, run.count + step.nbytes)
             else:
                 if run:

@@ -11,9 +11,9 @@ RowFormula = Callable[[Tensor, slice], Tensor]
 
 
 def c3a(c3a_kernel: Tensor) -> RowFormula:
-    """W' = W + C/in, C a grid of b×b blocks with Cₘₙ[u, t] = kernel[m, n, (t − u) mod b] (Chen et al. 2024, arXiv:2407.19342).
+    """W' = W + C/in, C of b×b blocks: Cₘₙ[u, t] = kernel[m, n, (t − u) mod b] (Chen et al. 2024).
 
-    kernel: [out/b, in/b, b].
+    kernel: [out/b, in/b, b]. arXiv:2407.19342.
     """
     _, across, size = c3a_kernel.shape
 

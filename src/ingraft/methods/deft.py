@@ -25,7 +25,7 @@ def deft(
 ) -> RowFormula:
     """W' = W + Q·(s·R − Sᵀ·W); without R (PaRa) W − Q·Sᵀ·W (Kumar et al. 2025, NeurIPS, "DEFT").
 
-    P: [out, r], R: [r, in]. decomposition "relu": Q = P, S = max(P, 0); "qr": Q = S = the orthonormal factor of P.
+    P: [out, r], R: [r, in]. decomposition "relu": Q = P, S = max(P, 0); "qr": Q = S, orthonormal, of P = Q·R.
     """
     if decomposition == "qr":
         outer = inner = torch.linalg.qr(deft_P)[0]

@@ -19,7 +19,7 @@ def fourierft(fourierft_spectrum: Tensor, *, shape: tuple[int, int], seed: int, 
     out, columns = shape
     place = _places(out * columns, len(fourierft_spectrum), seed)
     used, column = torch.unique(place % columns, return_inverse=True)
-    # The transform over rows is done once, for the columns that have a coefficient; that over columns row by row.
+    # Down the columns that have a coefficient the transform is done once; along rows when they are asked for.
     dense = torch.zeros(out, len(used), dtype=torch.complex64)
     dense[place // columns, column] = fourierft_spectrum.to(torch.complex64)
     half_done = torch.fft.ifft(dense, dim=0)

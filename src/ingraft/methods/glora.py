@@ -21,7 +21,7 @@ def glora(
 ) -> RowFormula:
     """W' = W + W ∘ A + B (Chavan et al. 2023, arXiv:2306.07967).
 
-    A and B, each: Xd·Xu, [out, r] and [r, in]; or X, [out, 1] or [1]; or nothing, for which PEFT saves zeros, [out, in].
+    A and B, each: Xd·Xu, [out, r] and [r, in]; or X, [out, 1] or [1]; or nothing, saved as zeros, [out, in].
     """
     scaling = _path(glora_A_Xd, glora_A_Xu, glora_A_X, glora_A_zeros)
     shift = _path(glora_B_Xd, glora_B_Xu, glora_B_X, glora_B_zeros)

@@ -18,15 +18,15 @@ def gralora(
     *,
     scale: float,
 ) -> RowFormula:
-    """W'ⱼₙ = Wⱼₙ + s·Bⱼₙ·Aₙⱼ for block j of the rows and n of the columns, + s·B·A (Jung et al. 2025, arXiv:2505.20355).
+    """W'ⱼₙ = Wⱼₙ + s·Bⱼₙ·Aₙⱼ for each block of a k×k grid, + s·B·A (Jung et al. 2025, arXiv:2505.20355).
 
-    A: [k, in/k, r] with Aₙⱼ the j-th of the k parts of r in block n; B: [k, r, out/k] with Bⱼₙ the n-th of the k
-    parts of r in block j; general A: [h, in], B: [out, h].
+    A: [k, in/k, r], Aₙⱼ being the j-th of the k parts of r in block n; B: [k, r, out/k], Bⱼₙ being the n-th
+    of the k parts of r in block j; general A: [h, in], B: [out, h].
     """
-    grid, _, rank = gralora_A.shape
+    grid, width, rank = gralora_A.shape
     height = gralora_B.shape[2]
-    right = gralora_A.unflatten(2, (grid, rank // grid))  # [n, in/k, j, r/k]
-    left = gralora_B.unflatten(1, (grid, rank // grid))  # [j, n, r/k, out/k]
+    right = gralora_A.reshape(grid, width, grid, rank // grid)  # [n, in/k, j, r/k]
+    left = gralora_B.reshape(grid, grid, rank // grid, height)  # [j, n, r/k, out/k]
 
     def rows(weight: Tensor, at: slice) -> Tensor:
         for block in range(at.start // height, -(-at.stop // height)):

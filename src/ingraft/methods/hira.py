@@ -17,8 +17,8 @@ def hira(
 ) -> RowFormula:
     """W' = W + W ∘ (B·A) (Huang et al. 2025, openreview.net/forum?id=TwJrTz9cRS).
 
-    A: [r, in], B: [out, r]; convolutions A: [r, in, k, k], B: [out, r, 1, 1]; embeddings A: [r, V], B: [d, r], and
-    the product is transposed.
+    A: [r, in], B: [out, r]; of convolutions A: [r, in, k, k], B: [out, r, 1, 1]; of embeddings A: [r, V],
+    B: [d, r], and the product is transposed.
     """
     if hira_embedding_A is not None and hira_embedding_B is not None:
         left, right = hira_embedding_A.T, hira_embedding_B.T

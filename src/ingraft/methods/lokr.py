@@ -24,8 +24,8 @@ def lokr(
     """W' = W + s·(W₁ ⊗ W₂) (Yeh et al. 2023, arXiv:2309.14859).
 
     W₁: [o₁, i₁] = w1, or w1_a·w1_b.  W₂: [o₂, i₂·k·k] = w2, or w2_a·w2_b, or Σᵢⱼ w2_a[i]·t2[i, j]·w2_b[j].
-    out = o₁·o₂, in = i₁·i₂. A whole w2 of a one-dimensional convolution, [o₂, i₂, k], is multiplied from the other
-    side by PEFT, (W₂ ⊗ W₁): `torch.kron` lines the dimensions up from the right.
+    out = o₁·o₂, in = i₁·i₂. A whole w2 of a one-dimensional convolution, [o₂, i₂, k], is multiplied from the
+    other side by PEFT, (W₂ ⊗ W₁): `torch.kron` lines the dimensions up from the right.
     """
     w1 = _matrix(lokr_w1, lokr_w1_a, lokr_w1_b)
     if lokr_t2 is not None and lokr_w2_a is not None and lokr_w2_b is not None:

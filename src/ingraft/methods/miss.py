@@ -25,9 +25,9 @@ def miss(miss_block: Tensor) -> RowFormula:
 
 
 def miss_bat(miss_block: Tensor) -> RowFormula:
-    """W'ₚ = Wₚ + Wₚ·Dₚ + Dₚ for every r×r block of the p-th band of r rows (init_weights="bat", arXiv:2409.15371).
+    """W'ₚ = Wₚ + Wₚ·Dₚ + Dₚ for every r×r block of the p-th band of r rows (arXiv:2409.15371).
 
-    block D: [out/r, r, r]; the blocks of a band share Dₚ.
+    block D: [out/r, r, r]; the blocks of a band share Dₚ. What init_weights="bat" trains.
     """
     rank = miss_block.shape[-1]
 

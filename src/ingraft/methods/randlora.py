@@ -22,11 +22,11 @@ def randlora(
     *,
     scale: float,
 ) -> RowFormula:
-    """W' = W + s·Σ Bⱼ·diag(λⱼ)·A·diag(γⱼ), or its transpose where out < in (Albert et al. 2025, arXiv:2502.00987).
+    """W' = W + s·Σⱼ Bⱼ·diag(λⱼ)·A·diag(γⱼ), transposed where out < in (Albert et al. 2025, arXiv:2502.00987).
 
-    lambda: [r, n], gamma: [n, min(out, in)], A: [r, 1, ≥ min], B: [≥ max, ≥ n, r]. PEFT flattens A to (r, n) and B
-    to (n, r) pairs, so the product pairs them across; that is what was trained. The copies of A and B that some
-    versions of PEFT save with every module must be the shared ones.
+    lambda: [r, n], gamma: [n, min(out, in)], A: [r, 1, ≥ min], B: [≥ max, ≥ n, r]. PEFT flattens A over
+    (r, n) and B over (n, r), so that the product pairs other terms than the paper's; so it was trained.
+    Copies of A and B that PEFT saves with every module must be the shared ones.
     """
     for copy, shared in ((randlora_A, shared_A), (randlora_B, shared_B)):
         if copy is not None and not torch.equal(copy, shared):
@@ -53,7 +53,7 @@ def randlora_regrown(
     largest: tuple[int, int],
     sparsity: float,
 ) -> RowFormula:
-    """As `randlora`, with the projections grown again from the seed for the `largest` (out, in) of the adapted modules.
+    """As `randlora`, with A and B grown again from the seed for the `largest` (out, in) of the modules.
 
     sparsity: 0 for dense projections, else entries are ±1 with the probability 1/(2·sparsity) each.
     """

@@ -37,7 +37,8 @@ def _lokr(config: Config, target: Target, targets: Targets) -> Settings:
     second = _kronecker_factor(target, "lokr_w2", rank)
     if (first[0] * second[0], first[1] * second[1]) != target.shape:
         raise UnusableInput(
-            f"{target.module}: lokr_w1 {list(first)} and lokr_w2 {list(second)} make no weight of {list(target.shape)}.",
+            f"{target.module}: lokr_w1 {list(first)} and lokr_w2 {list(second)} make no "
+            f"weight of {list(target.shape)}.",
             hint=HINT,
         )
     return {"scale": scale_of(config, target.module, rank, 8)}
@@ -114,8 +115,8 @@ def _hira(config: Config, target: Target, targets: Targets) -> Settings:
     product = (math.prod(rest), rows) if embedding else (rows, math.prod(rest))
     if product != target.shape or math.prod(inner) != rank:
         raise UnusableInput(
-            f"{target.module}: {a} {list(target.tensors[a])} and {b} {list(target.tensors[b])} make no weight of "
-            f"{list(target.shape)}.",
+            f"{target.module}: {a} {list(target.tensors[a])} and {b} {list(target.tensors[b])} make no "
+            f"weight of {list(target.shape)}.",
             hint=HINT,
         )
     return {}
@@ -160,7 +161,9 @@ ROWS: tuple[Method, ...] = (
         "streamed",
         change="ΔW = s·(W₁ ⊗ W₂), each whole or a product",
         source="LyCORIS, arXiv:2309.14859",
-        tensors={f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+        tensors={
+            f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
+        },
         optional=frozenset(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
         kinds=frozenset({"linear", "conv"}),
         formula="lokr:lokr",
@@ -250,7 +253,7 @@ ROWS: tuple[Method, ...] = (
     ),
     Method(
         "MISS",
-        "MiSS with init_weights=\"bat\"",
+        'MiSS with init_weights="bat"',
         "streamed",
         change="ΔWₚ = Wₚ·Dₚ + Dₚ on r×r blocks",
         source="MiSS, arXiv:2409.15371",

@@ -1,4 +1,4 @@
-"""Rows for methods whose change is sparse, spectral, circulant, in the bias, or computed from the base weight."""
+"""Rows for methods whose change is sparse, spectral, circulant, in the bias, or made from the base weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 Settings = dict[str, Setting]
 Targets = Sequence[Target]
 
-# Wavelets with a filter in `waveft.FILTERS`, and activations in `peanut.ACTIVATIONS` (those files import torch).
+# What `waveft.FILTERS` and `peanut.ACTIVATIONS` hold; those files import torch.
 WAVELETS = frozenset(
     [f"db{n}" for n in range(1, 11)] + [f"sym{n}" for n in range(2, 11)] + [f"coif{n}" for n in range(1, 4)]
 )
@@ -103,7 +103,9 @@ def _deft(config: Config, target: Target, targets: Targets) -> Settings:
         check_shape(target, "deft_R", (rank, columns))
     decomposition = config.get("decomposition_method", "relu")
     if decomposition not in ("relu", "qr"):
-        raise UnusableInput(f"adapter_config.json: decomposition_method is {decomposition!r}, expected 'relu' or 'qr'.")
+        raise UnusableInput(
+            f"adapter_config.json: decomposition_method is {decomposition!r}, expected 'relu' or 'qr'."
+        )
     return {"decomposition": decomposition, "scale": float(config.get("alpha") or rank) / rank}
 
 
@@ -134,7 +136,9 @@ ROWS: tuple[Method, ...] = (
         tensors={".waveft_spectrum": "waveft_spectrum"},
         formula="waveft:waveft",
         settings=_waveft,
-        applies=lambda config: not config.get("use_idwt", True) or config.get("wavelet_family", "db1") in WAVELETS,
+        applies=lambda config: (
+            not config.get("use_idwt", True) or config.get("wavelet_family", "db1") in WAVELETS
+        ),
     ),
     Method(
         "WAVEFT",
@@ -191,7 +195,7 @@ ROWS: tuple[Method, ...] = (
         "in-memory",
         change="ΔW sparse, trained numbers where the base is largest, + s·B·A",
         source="Super-Tuning, arXiv:2607.09287",
-        reason="The places are the largest elements of the whole base weight, and PEFT's own ranking breaks the ties.",
+        reason="The places are the largest elements of the whole base weight, as PEFT ranks them.",
         tensors={
             ".supertuning_values": "supertuning_values",
             ".supertuning_lora_A.weight": "supertuning_lora_A",
@@ -251,7 +255,7 @@ ROWS: tuple[Method, ...] = (
         "in-memory",
         change="ΔW = B·A·V on rows clustered by the base's singular vectors",
         source="AdaMSS, NeurIPS 2025, openreview.net/forum?id=8ZdWmpYxT0",
-        reason="Which rows it changes is a clustering of the base weight by scikit-learn that is not in the file.",
+        reason="Which rows it changes is a clustering of the base weight that is not in the file.",
         tensors={".adamss_newB": "adamss_newB"},
         kinds=frozenset({"linear"}),
     ),
@@ -261,7 +265,7 @@ ROWS: tuple[Method, ...] = (
         "in-memory",
         change="W' = U·(diag(L) + S)·Vᵀ",
         source="FRoD, AAAI 2026, doi.org/10.1609/aaai.v40i31.39813",
-        reason="U is solved for from the base weight and a basis that modules of one role in the model share.",
+        reason="U is solved for from the base weight and a basis that modules of one role share.",
         tensors={".frod_lambda_l": "frod_lambda_l", ".frod_lambda_s_values": "frod_lambda_s_values"},
     ),
 )

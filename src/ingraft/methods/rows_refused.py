@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ingraft.methods.method import Method
 
-_PROMPT = "It adds trained tokens to the input and changes no weight; serve it through PEFT, or train LoRA instead."
+_PROMPT = (
+    "It adds trained tokens to the input and changes no weight; serve it through PEFT, or train LoRA instead."
+)
 _CACHE = (
     "It adds trained keys and values to every layer's attention and changes no weight; "
     "serve it through PEFT, or train LoRA instead."
@@ -33,24 +35,27 @@ ROWS: tuple[Method, ...] = (
         "XLORA",
         "X-LoRA",
         "X-LoRA, arXiv:2402.07148",
-        "It mixes its LoRA experts anew for every token; merge one of the experts, which are adapters of their own.",
+        "It mixes its LoRA experts anew for every token; merge one expert, which is an adapter of its own.",
     ),
     _refused(
         "POLY",
         "Polytropon",
         "Poly, arXiv:2202.13914",
-        "It mixes its skills by a task id that comes with the input; serve it through PEFT, or train LoRA for one task.",
+        "It mixes its skills by a task id that comes with the input; "
+        "serve it through PEFT, or train LoRA for one task.",
     ),
     _refused(
         "LILY",
         "Lily",
         "Lily, arXiv:2407.09946",
-        "It mixes its experts by a router that reads the input; serve it through PEFT, or train LoRA instead.",
+        "It mixes its experts by a router that reads the input; "
+        "serve it through PEFT, or train LoRA instead.",
     ),
     _refused(
         "SHADOW",
         "ShadowPEFT",
         "ShadowPEFT, arXiv:2604.19254",
-        "It runs a second network beside the layers and changes no weight; serve it through PEFT, or train LoRA instead.",
+        "It runs a second network beside the layers and changes no weight; "
+        "serve it through PEFT, or train LoRA instead.",
     ),
 )

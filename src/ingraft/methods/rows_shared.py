@@ -1,4 +1,4 @@
-"""Rows for methods whose modules share state: one pair of projections, one bank, one vector for all of them."""
+"""Rows for methods whose modules share state: one pair of projections, one bank or one vector for all."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ ROWS: tuple[Method, ...] = (
         "in-memory",
         change="ΔW = B·(Σ vᵢ·Pᵢ)·A, A and B the base's largest singular vectors",
         source="TinyLoRA, arXiv:2602.04118",
-        reason="Which of the trained vectors a module reads depends on the order of the modules in the model.",
+        reason="Which of the trained vectors a module reads depends on the order of modules in the model.",
         tensors={f".tinylora_{name}": f"tinylora_{name}" for name in ("A", "B", "P")},
         optional=frozenset({"tinylora_P"}),
         kinds=frozenset({"linear", "conv1d", "embedding"}),
@@ -201,7 +201,8 @@ ROWS: tuple[Method, ...] = (
         change="ΔW = B·A, both filled from one shared vector",
         source="Uni-LoRA, arXiv:2506.00799",
         tensors={
-            f".unilora_{name}": f"unilora_{name}" for name in ("indices_A", "indices_B", "scales_A", "scales_B")
+            f".unilora_{name}": f"unilora_{name}"
+            for name in ("indices_A", "indices_B", "scales_A", "scales_B")
         },
         shared={"unilora_theta_d": "unilora_theta_d"},
         formula="unilora:unilora",
@@ -214,7 +215,7 @@ ROWS: tuple[Method, ...] = (
         "in-memory",
         change="ΔW = B·A, both filled from one shared vector",
         source="Uni-LoRA, arXiv:2506.00799",
-        reason="The indices are drawn again for all modules at once, in the order of the modules in the model.",
+        reason="The indices are drawn again for all modules at once, in their order in the model.",
         shared={"unilora_theta_d": "unilora_theta_d"},
     ),
 )

@@ -13,7 +13,7 @@ HINT = "The config and the tensors belong to different adapters, or the base is 
 
 
 def pattern_value(config: Mapping[str, Any], name: str, module: str, default: Any) -> Any:
-    """The value for `module` in `rank_pattern` and its like: the first key that matches the end of its path wins."""
+    """The value for `module` in `rank_pattern` and its like: the first key that fits the end of its path."""
     return _first_match(config, name, module, default, r"(.*\.)?({})$")
 
 
@@ -29,7 +29,9 @@ def _first_match(config: Mapping[str, Any], name: str, module: str, default: Any
             if re.match(rule.format(key), module):
                 return value
         except re.error as error:
-            raise UnusableInput(f"adapter_config.json: {name} has the key {key!r}, no regular expression: {error}.") from None
+            raise UnusableInput(
+                f"adapter_config.json: {name} has the key {key!r}, no regular expression: {error}."
+            ) from None
     return patterns.get(module, default)
 
 
@@ -42,7 +44,9 @@ def rank_of(config: Mapping[str, Any], module: str, default: int, key: str = "r"
     """The module's rank. Raises UnusableInput unless it is a positive integer."""
     rank = pattern_value(config, "rank_pattern", module, config.get(key, default))
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UnusableInput(f"adapter_config.json: the rank of {module} is {rank!r}, expected a positive integer.")
+        raise UnusableInput(
+            f"adapter_config.json: the rank of {module} is {rank!r}, expected a positive integer."
+        )
     return rank
 
 
@@ -60,7 +64,8 @@ def check_present(target: Target, *parameters: str) -> None:
     lacking = [parameter for parameter in parameters if parameter not in target.tensors]
     if lacking:
         raise UnusableInput(
-            f"{target.module} has {', '.join(sorted(target.tensors))} but no {', '.join(lacking)}, which its config asks for.",
+            f"{target.module} has {', '.join(sorted(target.tensors))} but no {', '.join(lacking)}, "
+            "which its config asks for.",
             hint="The file is incomplete; save the adapter again.",
         )
 
@@ -68,7 +73,10 @@ def check_present(target: Target, *parameters: str) -> None:
 def check_divides(target: Target, what: str, divisor: int, *sides: int) -> None:
     """Raises UnusableInput when `divisor` does not divide a side of the weight."""
     if divisor < 1 or any(side % divisor for side in sides):
-        raise UnusableInput(f"{target.module}: {what} {divisor} does not divide its weight of {list(target.shape)}.", hint=HINT)
+        raise UnusableInput(
+            f"{target.module}: {what} {divisor} does not divide its weight of {list(target.shape)}.",
+            hint=HINT,
+        )
 
 
 def largest(targets: Sequence[Target]) -> tuple[int, int]:

@@ -28,19 +28,21 @@ METHODS: tuple[Method, ...] = (
 
 
 def method_for(config: Mapping[str, Any]) -> Method:
-    """The first row that applies to an adapter_config.json. Raises UnusableInput for a type that is not known."""
+    """The first row that applies to an adapter_config.json. Raises UnusableInput for an unknown type."""
     peft_type = config.get("peft_type")
     rows = [method for method in METHODS if method.peft_type == peft_type]
     if not rows:
-        known = sorted({method.peft_type for method in METHODS})
+        near = nearest(str(peft_type).upper(), sorted({method.peft_type for method in METHODS}))
         raise UnusableInput(
-            f"adapter_config.json: peft_type {peft_type!r} is not known{nearest(str(peft_type).upper(), known)}.",
+            f"adapter_config.json: peft_type {peft_type!r} is not known{near}.",
             hint="For those that are, run: ingraft methods",
         )
     for method in rows:
         if method.applies(config):
             return method
-    raise UnusableInput(f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods")
+    raise UnusableInput(
+        f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods"
+    )
 
 
 def formula(reference: str) -> Callable[..., Any]:

@@ -21,13 +21,17 @@ def vblora(
     *,
     topk: int,
 ) -> RowFormula:
-    """W' = W + B·A, each piece of A and B a mixture Σ softmax(top k logits)·bank (Li et al. 2024, arXiv:2405.15179).
+    """W' = W + B·A, pieces of A and B being Σ softmax(top k logits)·bank (Li et al. 2024, arXiv:2405.15179).
 
-    bank: [h, b], logits A: [r, in/b, h], logits B: [out/b, r, h]; or the top k of the logits as indices [.., .., k] and
-    weights [.., .., k − 1], the last weight being what is missing to 1.
+    bank: [h, b], logits A: [r, in/b, h], logits B: [out/b, r, h]; or the top k of the logits as indices
+    [.., .., k] and weights [.., .., k − 1], the last weight being what is missing to 1.
     """
-    a = _mixtures(vblora_vector_bank, vblora_logits_A, vblora_logits_A_topk_indices, vblora_logits_A_topk_weights, topk)
-    b = _mixtures(vblora_vector_bank, vblora_logits_B, vblora_logits_B_topk_indices, vblora_logits_B_topk_weights, topk)
+    a = _mixtures(
+        vblora_vector_bank, vblora_logits_A, vblora_logits_A_topk_indices, vblora_logits_A_topk_weights, topk
+    )
+    b = _mixtures(
+        vblora_vector_bank, vblora_logits_B, vblora_logits_B_topk_indices, vblora_logits_B_topk_weights, topk
+    )
     right = a.flatten(1)  # [r, in]
     left = b.transpose(1, 2).flatten(0, 1)  # [out/b, b, r] to [out, r]
 

@@ -18,15 +18,17 @@ def find_names(
     optional: Sequence[str],
     model: BaseModel,
     *,
+    in_memory: bool = False,
     trust_remote_code: bool = False,
 ) -> Names:
     """Where `parameters` and, if they exist, `optional` ones lie in the base's checkpoint.
 
-    The running model is asked when a parameter is not stored under its name, or may share its numbers with another.
+    The running model is asked when a parameter is not stored under its name, or may share its numbers with another;
+    and with `in_memory`, because that route merges the running model.
     """
     names = direct_names(parameters, optional, model.checkpoint, model.config)
     missing = [parameter for parameter in parameters if parameter in names.missing]
-    if not missing and not _may_be_tied(names):
+    if not missing and not in_memory and not _may_be_tied(names):
         return names
     from ingraft.naming.meta import meta_names, runtime_model
 
@@ -34,7 +36,9 @@ def find_names(
         runtime = runtime_model(model, trust_remote_code=trust_remote_code)
         found = meta_names(parameters, optional, runtime)
         if any(parameter in found.missing for parameter in parameters):
-            with_head = meta_names(parameters, optional, runtime_model(model, trust_remote_code=trust_remote_code, head=True))
+            with_head = meta_names(
+                parameters, optional, runtime_model(model, trust_remote_code=trust_remote_code, head=True)
+            )
             if not any(parameter in with_head.missing for parameter in parameters):
                 return with_head
     except UnusableInput:

@@ -15,9 +15,8 @@ from typing import Any
 from ingraft.adapter.grouping import runtime_name
 from ingraft.base_model import BaseModel
 from ingraft.checkpoint import TensorInfo
-from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind
-from ingraft.naming.direct import common_change, apply_change
+from ingraft.naming.direct import apply_change, common_change
 from ingraft.naming.names import Names, Region
 from ingraft.naming.runtime_class import build_meta_model
 
@@ -83,7 +82,7 @@ def meta_names(parameters: Sequence[str], optional: Sequence[str], runtime: Runt
         },
         how=f"names by {runtime.class_name}",
         tied={spelled.get(twin, twin): spelled.get(source, source) for twin, source in runtime.tied.items()},
-        running={parameter: name for parameter, name in found.items()},
+        running=dict(found.items()),
         runtime=runtime,
     )
 

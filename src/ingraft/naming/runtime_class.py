@@ -78,7 +78,7 @@ def _instance(config: Any, folder: Path, task: str, head: bool, trust_remote_cod
 
 def _encoder_class(config: Any) -> Any:
     """The encoder-only class that Sentence Transformers takes for an encoder-decoder config, or None."""
-    if not getattr(config, "is_encoder_decoder", False):
+    if not any(hasattr(config, name) for name in ("num_decoder_layers", "decoder_layers", "decoder")):
         return None
     import importlib
 

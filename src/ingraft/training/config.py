@@ -1,4 +1,4 @@
-"""Everything that a training run can be told, in one place: a field and its docstring make the flag and its help."""
+"""All that a training run can be told, in one place: a field and its docstring make the flag and its help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainingConfig:
     """Base model: a directory, or an id on the Hugging Face Hub."""
 
     data: Path
-    """Training file (CSV, TSV, JSONL, JSON or Parquet): pairs, pairs with negatives, or pairs with a score."""
+    """Training file (CSV, TSV, JSONL, JSON, Parquet): pairs, pairs with negatives, or pairs with a score."""
 
     output: Path
     """Directory for the adapter."""
@@ -44,7 +44,7 @@ class TrainingConfig:
     """Dropout in front of the LoRA matrices, while training."""
 
     target_modules: str = "auto"
-    """Names of the layers to adapt, separated by commas; auto takes all linear layers of the transformer's blocks."""
+    """Names of the layers to adapt, with commas between; auto takes all linear layers of all blocks."""
 
     max_pairs: int | None = None
     """Use at most this many rows of the file, drawn at random."""

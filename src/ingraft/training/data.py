@@ -18,8 +18,8 @@ Kind = Literal["pairs", "scored pairs"]
 # Column names as people and data sets write them, without case, spaces and punctuation.
 _FIRST = {"anchor", "query", "question", "sentence1", "sentencea", "text1", "texta", "premise", "source"}
 _SECOND = {
-    "positive", "pos", "document", "passage", "answer", "response", "sentence2", "sentenceb", "text2", "textb",
-    "hypothesis", "entailment", "target",
+    "positive", "pos", "document", "passage", "answer", "response", "sentence2", "sentenceb", "text2",
+    "textb", "hypothesis", "entailment", "target",
 }  # fmt: skip
 _NEGATIVE = re.compile(r"(hard)?neg(ative)?s?\d*|contradiction")
 _SCORE = {"score", "scores", "similarity", "similarityscore", "relatednessscore", "label", "labels"}
@@ -33,12 +33,12 @@ _SHOWN_BAD_ROWS = 5
 class TrainingData:
     """Rows ready for training, column by column, all of one length.
 
-    kind       pairs: a query and its answer, perhaps with wrong answers; scored pairs: two texts and their similarity
-    roles      the file's column → what it is taken as, in the order that the loss wants
+    kind         pairs: query and answer, perhaps with wrong answers; scored pairs: two texts, their similarity
+    roles        the file's column → what it is taken as, in the order that the loss wants
     by_position  the columns whose meaning was guessed from their place, because their names say nothing
-    ignored    the file's other columns
-    columns    role → its values: texts, and for `score` numbers
-    notes      what was left out, in words
+    ignored      the file's other columns
+    columns      role → its values: texts, and for `score` numbers
+    notes        what was left out, in words
     """
 
     path: Path
@@ -62,8 +62,8 @@ def read_training_data(
 ) -> TrainingData:
     """The rows of a local file, each once, at most `max_pairs` of them drawn by `seed`.
 
-    UnusableInput when the file cannot be read, its columns cannot be told, or (unless `skip_bad_rows`) a row cannot
-    be used; the message lists the first of them by line.
+    UnusableInput when the file cannot be read, its columns cannot be told, or (unless `skip_bad_rows`) a row
+    cannot be used; the message lists the first of them by line.
     """
     table = read_table(path)
     kind, roles, by_position = _roles(table)
@@ -173,7 +173,7 @@ def _checked(row: Row, places: Sequence[tuple[int, str, str]]) -> tuple[tuple[An
     values: list[Any] = []
     for place, name, role in places:
         value = row.values[place]
-        if value is None or isinstance(value, str) and not value.strip():
+        if value is None or (isinstance(value, str) and not value.strip()):
             return (), f"{name} is empty"
         if role == "score":
             number = _number(value)
@@ -196,6 +196,6 @@ def _check_scores(path: Path, column: str, scores: Sequence[float]) -> None:
         )
     if column.lower() in _CLASSES and len(different) > 2 and all(score.is_integer() for score in different):
         raise UnusableInput(
-            f"{path} has the whole numbers {different[0]:g} to {different[-1]:g} in {column}, which look like classes.",
+            f"{path} has whole numbers, {different[0]:g} to {different[-1]:g}, in {column}: they look like classes.",
             hint="If they are similarities, name the column score.",
         )

@@ -1,4 +1,4 @@
-"""Measure an embedding model on rows that it was not trained on: retrieval for pairs, rank correlation for scores."""
+"""Measure an embedding model on rows it was not trained on: retrieval for pairs, rank correlation for scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Find, for each query, its documents among all of `corpus`: id → text, id → text, query id → document ids."""
+    """Find each query's documents among all of `corpus`: id → text, id → text, query id → document ids."""
 
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
@@ -81,7 +81,11 @@ def evaluate(model: SentenceTransformer, task: Task) -> dict[str, float]:
     similarity = model.similarity_fn_name
     if isinstance(task, SimilarityTask):
         evaluator: Any = evaluation.EmbeddingSimilarityEvaluator(
-            list(task.sentences1), list(task.sentences2), list(task.scores), batch_size=_BATCH, write_csv=False
+            list(task.sentences1),
+            list(task.sentences2),
+            list(task.scores),
+            batch_size=_BATCH,
+            write_csv=False,
         )
         measured = evaluator(model)
         return {"Spearman": float(measured[f"spearman_{similarity}"])}

@@ -1,4 +1,4 @@
-"""What a training run finds out, stage by stage: handed to an observer when it is known, and kept in the result."""
+"""What a training run finds out, stage by stage: told to an observer at once, and kept in the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """The adapter: `modules` names the adapted layers, `trainable` counts parameters, other trained modules' too."""
+    """The adapter and the layers it sits in; `trainable` of `parameters` are trained, other modules' among them.
+
+    also_trained  modules around the transformer (such as Dense) that are trained whole and saved beside the adapter
+    prompts       what is a text taken as → the model's prompt that goes before it
+    """
 
     rank: int
     alpha: int
@@ -49,6 +53,7 @@ class AdapterFacts:
     excluded_modules: tuple[str, ...]
     modules: tuple[str, ...]
     trainable: int
+    parameters: int
     also_trained: tuple[str, ...]
     prompts: Mapping[str, str]
 
@@ -69,7 +74,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Step:
-    """Step `done` of `total` was taken; `loss` is the mean since the last logged step, None before the first."""
+    """Step `done` of `total` was taken; `loss` is the last that was logged, None before there is one."""
 
     done: int
     total: int

@@ -15,6 +15,7 @@ from ingraft.training.targets import choose_targets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel
 
 
 def base_directory(config: TrainingConfig) -> tuple[Path, str]:
@@ -32,13 +33,22 @@ def base_directory(config: TrainingConfig) -> tuple[Path, str]:
     return root, str(root.absolute()) if is_local else config.model
 
 
+def transformer_of(model: SentenceTransformer) -> PreTrainedModel:
+    """The transformers model inside `model`, the one that takes the adapter."""
+    transformer = model.transformers_model
+    assert transformer is not None, "load_base has seen to it"
+    return transformer
+
+
 def load_base(config: TrainingConfig, root: Path) -> SentenceTransformer:
     """The model in `root`; UnusableInput when it is none that an adapter can be trained on."""
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(str(root), trust_remote_code=config.trust_remote_code, local_files_only=True)
+        # Remote code may live in another repository than the model, so that alone is looked for on the Hub.
+        trusted = config.trust_remote_code
+        model = SentenceTransformer(str(root), trust_remote_code=trusted, local_files_only=not trusted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else ""
@@ -46,7 +56,7 @@ def load_base(config: TrainingConfig, root: Path) -> SentenceTransformer:
     if not model.has_peft_compatible_model():
         kinds = ", ".join(type(module).__name__ for module in model)
         raise UnusableInput(
-            f"{config.model} has the modules {kinds}; expected a Transformer, the only one that takes an adapter."
+            f"{config.model} has the modules {kinds}; expected a Transformer, which alone takes an adapter."
         )
     return model
 
@@ -61,7 +71,7 @@ def model_facts(model: SentenceTransformer, name: str) -> ModelFacts:
         nbytes += parameter.numel() * parameter.element_size()
     return ModelFacts(
         name=name,
-        architecture=type(model.transformers_model).__name__,
+        architecture=type(transformer_of(model)).__name__,
         parameters=sum(dtypes.values()),
         nbytes=nbytes,
         dtype=dtypes.most_common(1)[0][0],
@@ -73,12 +83,12 @@ def add_adapter(
 ) -> AdapterFacts:
     """Put a fresh LoRA adapter into `model`; everything else in its transformer is frozen.
 
-    The adapter's matrices are float32 even on a base of half precision, whose small updates bfloat16 would swallow.
+    The adapter's matrices are float32 even on a bfloat16 base, whose precision would swallow small updates.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 
-    transformer = model.transformers_model
+    transformer = transformer_of(model)
     targets = choose_targets(transformer, config.target_modules)
     settings = LoraConfig(
         task_type="FEATURE_EXTRACTION",
@@ -91,7 +101,8 @@ def add_adapter(
     try:
         model.add_adapter(settings)
     except ValueError as error:
-        raise UnusableInput(f"PEFT cannot adapt {', '.join(targets.names)}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UnusableInput(f"PEFT cannot adapt {', '.join(targets.names)}: {reason}") from None
     cast_adapter_dtype(transformer, "default")
     settings.base_model_name_or_path = base_name
     settings.target_modules = sorted(targets.names)  # a set by now, whose order differs from run to run
@@ -105,16 +116,23 @@ def add_adapter(
         excluded_modules=targets.excluded,
         modules=tuple(adapted),
         trainable=sum(parameter.numel() for parameter in trained.values()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         also_trained=tuple(f"{index} {type(model[int(index)]).__name__}" for index in sorted(beside)),
         prompts=prompts,
     )
 
 
 def prompts_for(model: SentenceTransformer, data: TrainingData) -> dict[str, str]:
-    """Role → the prompt that the model will put before such a text when it is used, where it has one."""
+    """Role → the prompt that goes before such a text, where there is one: what `encode`, `encode_query` and
+    `encode_document` will put there when the model is used."""
+
+    def prompt(*names: str) -> str:
+        name = next((name for name in names if name in model.prompts), model.default_prompt_name or "")
+        return model.prompts.get(name) or ""
+
     if data.kind == "scored pairs":
-        prompt = model.prompts.get(model.default_prompt_name or "", "")
-        return {"sentence1": prompt, "sentence2": prompt} if prompt else {}
-    document = next((model.prompts[name] for name in ("document", "passage", "corpus") if model.prompts.get(name)), "")
-    prompts = {role: document for role in data.columns if role != "anchor"} | {"anchor": model.prompts.get("query", "")}
-    return {role: prompt for role, prompt in prompts.items() if prompt}
+        by_role = dict.fromkeys(("sentence1", "sentence2"), prompt())
+    else:
+        by_role = {role: prompt("document", "passage", "corpus") for role in data.columns}
+        by_role["anchor"] = prompt("query")
+    return {role: text for role, text in by_role.items() if text}

@@ -7,7 +7,27 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-_LIBRARIES = ("transformers", "sentence_transformers", "datasets", "peft", "accelerate", "huggingface_hub", "torch")
+from ingraft.errors import UnusableInput
+
+_LIBRARIES = (
+    "transformers", "sentence_transformers", "datasets", "peft", "accelerate", "huggingface_hub", "torch",
+)  # fmt: skip
+
+
+def import_libraries() -> None:
+    """Import what training needs, at once and silently; UnusableInput names what is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import accelerate  # noqa: F401
+            import datasets  # noqa: F401
+            import peft  # noqa: F401
+            import sentence_transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UnusableInput(
+            f"Training needs the package {error.name}, which is not installed.",
+            hint="Run: pip install 'ingraft[train]'",
+        ) from None
 
 
 @contextmanager
@@ -15,7 +35,6 @@ def quiet_libraries() -> Iterator[None]:
     """No warnings and progress bars of the libraries inside the block; after it everything is as it was."""
     import datasets
     import transformers
-    from huggingface_hub import utils as hub
 
     with ExitStack() as restore:
         restore.enter_context(warnings.catch_warnings())
@@ -24,13 +43,11 @@ def quiet_libraries() -> Iterator[None]:
             logger = logging.getLogger(name)
             restore.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
+        # (These two switch the bars of huggingface_hub as well.)
         if transformers.utils.logging.is_progress_bar_enabled():
             restore.callback(transformers.utils.logging.enable_progress_bar)
-            transformers.utils.logging.disable_progress_bar()
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if not datasets.are_progress_bars_disabled():
             restore.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
-        if not hub.are_progress_bars_disabled():
-            restore.callback(hub.enable_progress_bars)
-            hub.disable_progress_bars()
         yield

@@ -22,10 +22,10 @@ class Split:
 
 
 def split(data: TrainingData, *, share: float, seed: int) -> Split:
-    """About `share` of the rows held out, at most MAX_HELD_OUT, whole groups of rows that have a text in common.
+    """About `share` of the rows held out, at most MAX_HELD_OUT, by whole groups that have a text in common.
 
-    Where one group is nearly the whole file, single rows are drawn instead and `apart` is False. At least two rows
-    stay for training.
+    Where one group is nearly the whole file, single rows are drawn instead and `apart` is False. At least two
+    rows stay for training.
     """
     rows = len(data)
     wanted = min(round(rows * share), MAX_HELD_OUT, rows - 2)
@@ -46,7 +46,7 @@ def split(data: TrainingData, *, share: float, seed: int) -> Split:
 
 
 def groups_of_rows(first: Sequence[str], second: Sequence[str]) -> list[list[int]]:
-    """Rows that share a text, directly or through other rows; case and surrounding space do not tell texts apart."""
+    """Rows that share a text, directly or through other rows; neither case nor surrounding space matters."""
     parent: dict[str, str] = {}
 
     def root(text: str) -> str:

@@ -22,7 +22,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`broken` says, for each row that could not even be read, where and why. `unit` is what `line` counts."""
+    """`broken` says of each row that could not even be read where and why. `unit` is what `line` counts."""
 
     path: Path
     columns: tuple[str, ...]
@@ -144,7 +144,8 @@ def _read_parquet(path: Path) -> Table:
         import pyarrow.parquet as parquet
     except ModuleNotFoundError:
         raise UnusableInput(
-            f"{path} needs the package pyarrow, which is not installed.", hint="Run: pip install 'ingraft[train]'"
+            f"{path} needs the package pyarrow, which is not installed.",
+            hint="Run: pip install 'ingraft[train]'",
         ) from None
     try:
         table = parquet.read_table(path)

@@ -16,7 +16,7 @@ _ROUTERS = {"gate", "router"}
 
 @dataclass(frozen=True)
 class Targets:
-    """`names` as PEFT takes them: the ends of module names. `excluded` are modules that a name would hit by chance."""
+    """`names` as PEFT takes them: ends of module names. `excluded`: modules that a name would hit by chance."""
 
     names: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -25,9 +25,9 @@ class Targets:
 def choose_targets(transformer: nn.Module, wanted: str = "auto") -> Targets:
     """The targets that `wanted` stands for: `auto`, or names separated by commas.
 
-    `auto` takes q, k, v and all dense layers of each block, which measured better than q and v alone, and leaves out
-    what is not part of a block: a pooler, whose output no embedding uses, or a head. A name without a dot stands for
-    the layers of that name in the blocks, where there are any. UnusableInput when a name fits no layer.
+    `auto` takes q, k, v and all dense layers of each block, which measured better than q and v alone, and leaves
+    out what is not part of a block: a pooler, whose output no embedding uses, or a head. A name without a dot
+    stands for the layers of that name in the blocks, where there are any. UnusableInput when a name fits none.
     """
     linear, blocks = _linear_layers(transformer), _blocks(transformer)
     in_blocks = [name for name in linear if any(name.startswith(f"{block}.") for block in blocks)]
@@ -36,7 +36,8 @@ def choose_targets(transformer: nn.Module, wanted: str = "auto") -> Targets:
         names = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in adaptable))
         if not names:
             raise UnusableInput(
-                f"{type(transformer).__name__} has no linear layers to adapt.", hint="Name layers with --target-modules."
+                f"{type(transformer).__name__} has no linear layers to adapt.",
+                hint="Name layers with --target-modules.",
             )
     else:
         names = tuple(dict.fromkeys(part.strip() for part in wanted.split(",") if part.strip()))

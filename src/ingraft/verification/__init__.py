@@ -1,4 +1,4 @@
-"""Is the merged model the base plus the adapter? Asks the files and the adapted model's forward pass, never the formulas."""
+"""Is the merged model the base plus the adapter? Asks files and forward passes, never the formulas."""
 
 from ingraft.verification.report import Check, VerificationReport
 

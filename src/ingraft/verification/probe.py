@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ingraft.adapter import Adapter
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.steps import REPLACE, Edit, MergeStep
@@ -37,9 +36,7 @@ class ProbeResult:
         return self.ratio <= 1.0
 
 
-def probe_step(
-    files: OpenFiles, adapter: Adapter, truth: Truth, step: MergeStep, written: TensorInfo
-) -> tuple[ProbeResult, ...]:
+def probe_step(files: OpenFiles, truth: Truth, step: MergeStep, written: TensorInfo) -> tuple[ProbeResult, ...]:
     """One result per edited part of a tensor, and one for the rest of it."""
     groups: dict[tuple[int, int], list[Edit]] = {}
     for edit in step.edits:
@@ -60,7 +57,7 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
         value = truth.tensor(last.inputs["value"]).reshape(last.shape)[slice(*last.rows)].reshape(-1)
         equal = torch.equal(value.to(DTYPES[written.dtype]), load(files, written, start, stop, slot=1))
         return ProbeResult(where, 0.0 if equal else float("inf"))
-    base = step.source if replaced is None else adapter_info(truth.adapter, replaced)
+    base = step.source if replaced is None else replaced.inputs["value"]
     assert base is not None
     if last.part == "bias":
         return ProbeResult(where, _bias_ratio(files, truth, base, written, last))
@@ -70,10 +67,6 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
     rows = _Rows(files, base, written, start, stop, width)
     products = rows.products(x) if not last.transposed else rows.products_from_columns(x)
     return ProbeResult(where, _ratio(products, truth.added(last, x), last.shape[1], written.dtype))
-
-
-def adapter_info(adapter: Adapter, edit: Edit) -> TensorInfo:
-    return adapter.tensors[edit.inputs["value"]]
 
 
 @dataclass(frozen=True)
@@ -148,9 +141,7 @@ def _bias_ratio(files: OpenFiles, truth: Truth, base: TensorInfo, written: Tenso
     return float(((after - before - added[slice(*edit.rows)]).abs() / allowed).max())
 
 
-def _probe_rest(
-    files: OpenFiles, step: MergeStep, written: TensorInfo, parts: list[tuple[int, int]]
-) -> ProbeResult:
+def _probe_rest(files: OpenFiles, step: MergeStep, written: TensorInfo, parts: list[tuple[int, int]]) -> ProbeResult:
     """Elements of an edited tensor that no edit is for must be the base's numbers."""
     assert step.source is not None
     at = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ingraft.adapter import Adapter
+from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.steps import REPLACE, Edit, MergePlan
 from ingraft.verification.read import load_whole
@@ -21,10 +21,9 @@ from ingraft.verification.read import load_whole
 @dataclass(frozen=True)
 class Truth:
     files: OpenFiles
-    adapter: Adapter
 
-    def tensor(self, key: str) -> Tensor:
-        return load_whole(self.files, self.adapter.tensors[key]).float()
+    def tensor(self, info: TensorInfo) -> Tensor:
+        return load_whole(self.files, info).float()
 
     def added(self, edit: Edit, x: Tensor) -> Tensor:
         """What the adapter's branch adds to W·x for input `x` [in], at the rows of the edit: s·B·(A·x)."""
@@ -43,9 +42,9 @@ def has_own_forward(edit: Edit) -> bool:
 
 
 @contextmanager
-def open_truth(plan: MergePlan, adapter: Adapter) -> Iterator[Truth]:
+def open_truth(plan: MergePlan) -> Iterator[Truth]:
     with open_files() as files:
-        yield Truth(files, adapter)
+        yield Truth(files)
 
 
 def rademacher_free_probe(width: int, seed: int) -> Tensor:

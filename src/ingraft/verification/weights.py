@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ingraft.adapter import Adapter, open_adapter
+from ingraft.adapter.adapter import read_tensors
 from ingraft.checkpoint import TensorInfo, read_header
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.errors import UnusableInput
@@ -25,6 +25,7 @@ from ingraft.verification.report import Check
 from ingraft.verification.truth import Truth, open_truth
 
 Progress = Callable[[int], None]
+_NO_PROBES: tuple[ProbeResult, ...] = ()
 
 
 def verify_weights(
@@ -35,14 +36,13 @@ def verify_weights(
     structure = _structure(plan, folder)
     if not structure.passed:
         return (structure,)
-    adapter = open_adapter(plan.adapter.root)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with open_files() as files, open_truth(plan, adapter) as truth, ThreadPoolExecutor(workers) as pool:
+        with open_files() as files, open_truth(plan) as truth, ThreadPoolExecutor(workers) as pool:
             written = {info.name: info for shard in plan.shards for info in read_header(folder / shard.file).tensors}
             jobs = [
-                pool.submit(_check_step, _Context(files, adapter, truth), step, written[step.tensor], tell)
+                pool.submit(_check_step, _Context(files, truth), step, written[step.tensor], tell)
                 for step in sorted(plan.steps(), key=lambda step: -step.nbytes)
             ]
             results = [job.result() for job in jobs]
@@ -54,7 +54,6 @@ def verify_weights(
 @dataclass(frozen=True)
 class _Context:
     files: OpenFiles
-    adapter: Adapter
     truth: Truth
 
 
@@ -88,14 +87,14 @@ def _shard_fault(shard: OutputShard, folder: Path) -> str:
 
 
 def _check_step(context: _Context, step: MergeStep, written: TensorInfo, tell: Progress) -> _StepResult:
-    difference, probes = "", ()
+    difference, probes = "", _NO_PROBES
     if step.action == "copy":
         assert step.source is not None
         difference = _first_difference(context.files, step.source, written)
     elif step.action == "cast":
         difference = _cast_difference(context.files, step, written)
     else:
-        probes = probe_step(context.files, context.adapter, context.truth, step, written)
+        probes = probe_step(context.files, context.truth, step, written)
     tell(written.nbytes)
     return _StepResult(step, difference, probes)
 
@@ -128,8 +127,8 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
     differing = [result.difference for result in untouched if result.difference]
     probes = [probe for result in results for probe in result.probes]
     worst = max(probes, key=lambda probe: probe.ratio, default=None)
-    used = {key for edit in plan.edits() for key in edit.inputs.values()}
-    given = set(open_adapter(plan.adapter.root).tensors)
+    used = {(info.file, info.name) for edit in plan.edits() for info in edit.inputs.values()}
+    given = {(path, info.name) for path in plan.adapter.weights for info in read_tensors(path)}
     return [
         Check(
             "adapter tensors",
@@ -137,7 +136,7 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
             "every tensor of the adapter went into the merge",
             len(used & given),
             len(given),
-            ", ".join(sorted(given - used)[:3]),
+            ", ".join(sorted(name for _, name in given - used)[:3]),
         ),
         Check(
             "untouched tensors",
@@ -160,7 +159,14 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
 
 def _leftovers(folder: Path) -> Check:
     """An adapter beside merged weights would be applied a second time when the model is loaded."""
-    left = [path.relative_to(folder) for path in folder.rglob("adapter_*") if path.name.startswith(("adapter_config", "adapter_model"))]
+    left = [
+        path.relative_to(folder)
+        for path in folder.rglob("adapter_*")
+        if path.name.startswith(("adapter_config", "adapter_model"))
+    ]
     return Check(
-        "no adapter left", not left, "no adapter file lies beside the merged weights", where=str(left[0]) if left else ""
+        "no adapter left",
+        not left,
+        "no adapter file lies beside the merged weights",
+        where=str(left[0]) if left else "",
     )

@@ -1,0 +1,1 @@
+"""Time and memory of a merge, measured on whole processes."""

@@ -1,0 +1,69 @@
+"""How the demo is printed: what each step found, and the three models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ingraft.cli import show, show_training
+from ingraft.demo.data import DemoData
+from ingraft.demo.steps import DemoResult
+from ingraft.pipeline import MergeResult
+from ingraft.verification.report import VerificationReport
+
+_MODELS = {"base": "base model", "adapted": "base + adapter, live in PEFT", "merged": "merged, plain"}
+
+
+@contextmanager
+def observer(*, human: bool) -> Iterator[Callable[[Any], None]]:
+    """What to hand the demo as its observer; says nothing unless `human`."""
+    with show_training.observer(human=human) as observe_training:
+
+        def observe(event: Any) -> None:
+            observe_training(event)
+            if human:
+                _fact(event)
+
+        yield observe
+
+
+def _fact(event: Any) -> None:
+    match event:
+        case DemoData():
+            show.line("task", "find the title of a diagnosis from a colloquial term, in ICD-10-CM")
+            show.line(
+                "",
+                f"{len(event.queries):,} terms of held-out categories, {len(event.corpus):,} titles to choose from",
+                style="dim",
+            )
+        case MergeResult():
+            show.plan(event.plan, event.output)
+            show.result(event)
+        case VerificationReport():
+            show.checks(event)
+            show.verdict(event)
+        case _:
+            pass
+
+
+def result(result: DemoResult) -> None:
+    """The table of the three models, and the lines of Python that load the merged one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in next(iter(result.metrics.values())):
+        table.add_column(name, justify="right")
+    table.add_column("largest difference", justify="right")
+    for model, metrics in result.metrics.items():
+        parity = {"adapted": "reference", "merged": f"{result.parity:.1e}"}.get(model, "")
+        table.add_row(_MODELS[model], *(f"{value:.4f}" for value in metrics.values()), parity)
+    console = Console(highlight=False)
+    console.print()
+    console.print(table)
+    console.print()
+    show.line("done", f"in {result.seconds:.0f} s · this loads the merged model, without peft:")
+    show.line("", "from sentence_transformers import SentenceTransformer", style="bold green")
+    show.line("", f'model = SentenceTransformer("{result.merge.output}")', style="bold green")

@@ -1,0 +1,174 @@
+"""How a training run is printed: each fact as soon as it is known, and a bar while there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ingraft.cli import show
+from ingraft.files import human_bytes
+from ingraft.naming.numbers import layer_span
+from ingraft.training.facts import (
+    AdapterFacts,
+    DataFacts,
+    Evaluated,
+    Evaluating,
+    ModelFacts,
+    Observer,
+    Step,
+    TrainingResult,
+)
+
+_PHASES = {
+    "base": "measuring the base model",
+    "adapted": "measuring base + adapter",
+    "merged": "measuring the merged",
+}
+
+
+@contextmanager
+def observer(*, human: bool) -> Iterator[Observer]:
+    """What to hand a training run as its observer: facts go to stdout, a bar to stderr if that is a terminal.
+
+    Says nothing at all unless `human`.
+    """
+    if not human:
+        yield lambda event: None
+        return
+    # Where stdout is the same terminal, rich prints the facts above the bar.
+    bars = Progress(
+        TextColumn("[bold cyan]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+    def observe(event: Any) -> None:
+        match event:
+            case Step():
+                _advance(bars, event)
+            case Evaluating(model=model):
+                _only(bars, _PHASES.get(model, model))
+            case _:
+                _only(bars, None)
+                fact(event)
+
+    with bars:
+        yield observe
+
+
+def _only(bars: Progress, description: str | None) -> None:
+    """Leave one bar, without an end in sight, or none."""
+    for task in bars.task_ids:
+        bars.remove_task(task)
+    if description:
+        bars.add_task(description, total=None, loss="")
+
+
+def _advance(bars: Progress, step: Step) -> None:
+    if step.done == 0:
+        _only(bars, None)
+        bars.add_task("train", total=step.total, loss="")
+    for task in bars.task_ids:
+        loss = f"loss {step.loss:.3f}" if step.loss is not None else ""
+        bars.update(task, completed=step.done, loss=loss)
+
+
+def fact(event: Any) -> None:
+    """One line, or a few, for what a run has found out; nothing for what is no fact."""
+    match event:
+        case DataFacts():
+            _data(event)
+        case ModelFacts():
+            show.line(
+                "base",
+                f"{_short(event.name)} · {event.architecture} · {show.count(event.parameters)} parameters · "
+                f"{event.dtype} · {human_bytes(event.nbytes)}",
+            )
+        case AdapterFacts():
+            _adapter(event)
+        case Evaluated(model="base"):
+            show.line("before", f"{_metrics(event.metrics)} · measured in {event.seconds:.1f} s")
+        case _:
+            pass
+
+
+def _data(data: DataFacts) -> None:
+    as_read = ", ".join(name if name == role else f"{name} → {role}" for name, role in data.roles.items())
+    held = f", {data.held_out_rows:,} held out" if data.held_out_rows else ""
+    show.line("data", f"{data.path.name} · {data.training_rows:,} {data.kind} to train on{held} · {as_read}")
+    if data.by_position:
+        names = ", ".join(map(repr, data.by_position))
+        show.line("", f"{names} taken by position: the name says nothing", style="yellow")
+    if data.ignored:
+        show.line("", f"not used: {', '.join(data.ignored)}", style="dim")
+    if not data.apart:
+        show.line("", "texts of held-out rows occur in training too: the rows hang together", style="yellow")
+    for note in data.notes:
+        show.line("", note, style="dim")
+    show.line("loss", data.loss)
+
+
+def _adapter(adapter: AdapterFacts) -> None:
+    span = layer_span(set(adapter.modules))
+    show.line(
+        "adapter",
+        f"LoRA r={adapter.rank} α={adapter.alpha} scale {adapter.alpha / adapter.rank:g} · "
+        f"{', '.join(adapter.target_modules)}{f' in {span}' if span else ''} · "
+        f"trains {adapter.trainable:,} of {adapter.parameters:,} parameters, "
+        f"{100 * adapter.trainable / adapter.parameters:.2g} %",
+    )
+    if adapter.also_trained:
+        show.line("", f"trained as well: module {', '.join(adapter.also_trained)}", style="dim")
+    for role, prompt in adapter.prompts.items():
+        show.line("", f"{role}s begin with the model's prompt {prompt!r}", style="dim")
+
+
+def result(result: TrainingResult) -> None:
+    """What came of it: loss, metrics, sizes, time, and the next command."""
+    course = _course(result.losses)
+    show.line("train", f"{show.plural(result.steps, 'step')}{course} · {result.seconds['train']:.1f} s")
+    if result.after:
+        show.line("after", _changes(result.before, result.after))
+    size = 100 * result.adapter_bytes / max(result.model.nbytes, 1)
+    total = sum(result.seconds.values())
+    show.line(
+        "saved",
+        f"{result.output}/ · {human_bytes(result.adapter_bytes)}, {size:.2g} % of the base · {total:.0f} s in all",
+    )
+    show.line("next", f"ingraft merge {result.output} OUTPUT", style="bold green")
+
+
+def _course(losses: Sequence[float]) -> str:
+    """The mean loss of the first and the last quarter: single steps jump, a small last batch looks too good."""
+    quarter = len(losses) // 4
+    if not quarter:
+        return ""
+    return f" · loss {fmean(losses[:quarter]):.3f} → {fmean(losses[-quarter:]):.3f}"
+
+
+def _short(name: str) -> str:
+    """The last part of a path; a Hub id as it is."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_dir() else name
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return " · ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    return " · ".join(
+        f"{name} {before[name]:.4f} → {after[name]:.4f} ({after[name] - before[name]:+.4f})" for name in after
+    )

@@ -1,0 +1,135 @@
+"""The training itself, by SentenceTransformerTrainer, reduced to what happens in it: steps and losses."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.training.config import TrainingConfig
+from ingraft.training.data import TrainingData
+from ingraft.training.facts import Step
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_LOGGED_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Steps that were taken, and the mean losses of up to twenty stretches of them."""
+
+    steps: int
+    losses: tuple[float, ...]
+
+
+def loss_name(data: TrainingData) -> str:
+    """The loss of Sentence Transformers for rows of this kind.
+
+    Pairs: every other row's positive is a wrong answer to tell apart. Scores: CoSENT, which asks for the right
+    order only, so that any scale of scores will do.
+    """
+    return "MultipleNegativesRankingLoss" if data.kind == "pairs" else "CoSENTLoss"
+
+
+def fit(
+    model: SentenceTransformer,
+    data: TrainingData,
+    config: TrainingConfig,
+    prompts: Mapping[str, str],
+    on_step: Callable[[Step], None],
+) -> Fit:
+    """Train what is trainable in `model`, in place.
+
+    CheckFailed when the training diverges, UnusableInput when it does not fit into memory.
+    """
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer import losses as library
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+    from transformers import PrinterCallback
+
+    rows = Dataset.from_dict({role: list(values) for role, values in data.columns.items()})
+    steps = max(1, round(config.epochs * -(-len(data) // config.batch_size)))
+    # Two equal positives in a batch would each be a wrong answer to the other's query.
+    sampler = BatchSamplers.NO_DUPLICATES if data.kind == "pairs" else BatchSamplers.BATCH_SAMPLER
+    with tempfile.TemporaryDirectory(prefix="ingraft-training-") as scratch:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            warmup_steps=0.1,  # a share of the steps
+            batch_sampler=sampler,
+            prompts=dict(prompts),
+            seed=config.seed,
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=max(1, steps // _LOGGED_STEPS),
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            loss=getattr(library, loss_name(data))(model),
+            callbacks=[_callback(on_step)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train()
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or "memory" in str(error):
+                raise UnusableInput(
+                    f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
+                ) from None
+            raise
+    _check_trained(model, config)
+    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+    return Fit(trainer.state.global_step, losses)
+
+
+def _callback(on_step: Callable[[Step], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class ReportSteps(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        """Hands steps and the last logged loss to `on_step`."""
+
+        loss: float | None = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            on_step(Step(0, state.max_steps, None))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            on_step(Step(state.global_step, state.max_steps, self.loss))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            self.loss = (logs or {}).get("loss", self.loss)
+
+    return ReportSteps()
+
+
+def _check_trained(model: SentenceTransformer, config: TrainingConfig) -> None:
+    """Something was learnt, and nothing blew up."""
+    import torch
+
+    moved = False
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            if not bool(torch.isfinite(parameter).all()):
+                raise CheckFailed(
+                    f"The training diverged: {name} holds NaN or infinity. Nothing was written.",
+                    hint=f"Lower --learning-rate, which was {config.learning_rate:g}.",
+                )
+            moved = moved or ("lora_B" in name and bool(parameter.any()))
+    if not moved:
+        raise CheckFailed(
+            "The training changed nothing: the adapter is still zero. Nothing was written.",
+            hint=f"Raise --learning-rate, which was {config.learning_rate:g}, or train on more rows.",
+        )

@@ -1,0 +1,128 @@
+"""The visible pipeline of `ingraft train`: read → split → load → measure → train → measure → save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingraft.errors import UnusableInput
+from ingraft.publish import check_output, published
+from ingraft.training.config import TrainingConfig, check_settings
+from ingraft.training.data import TrainingData, read_training_data
+from ingraft.training.evaluation import Metrics, Task, evaluate, held_out_task
+from ingraft.training.facts import DataFacts, Evaluated, Evaluating, Event, Observer, TrainingResult
+from ingraft.training.fit import fit, loss_name
+from ingraft.training.model import add_adapter, base_directory, load_base, model_facts, prompts_for
+from ingraft.training.quiet import import_libraries, quiet_libraries
+from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, keep_card_private, save_adapter
+from ingraft.training.split import Split, split
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer | None = None) -> TrainingResult:
+    """Train a LoRA adapter on the rows of a file and publish it at `config.output`, or leave nothing behind.
+
+    `task` is measured before and after instead of held-out rows; set `config.holdout` to 0 with it, unless rows
+    are to be left out all the same. `observe` is told what is found out, stage by stage. Raises UnusableInput or
+    CheckFailed.
+    """
+    observe = observe or _unobserved
+    seconds: dict[str, float] = {}
+    check_settings(config)
+    root, base_name = base_directory(config)
+    _check_output(config, root)
+    data = read_training_data(
+        config.data, max_pairs=config.max_pairs, seed=config.seed, skip_bad_rows=config.skip_bad_rows
+    )
+    parts = split(data, share=config.holdout, seed=config.seed)
+    task = task or held_out_task(data, parts.held_out, seed=config.seed)
+    rows, data_facts = data.take(parts.train), _data_facts(data, parts)
+    observe(data_facts)
+
+    # Opened before the long work, not after an hour of training, in case the output cannot be written.
+    with published(config.output, overwrite=config.overwrite) as folder:
+        with _timed(seconds, "import"):
+            import_libraries()
+        with quiet_libraries():
+            from transformers import set_seed
+
+            with _timed(seconds, "load"):
+                model = load_base(config, root)
+            base = model_facts(model, config.model)
+            observe(base)
+            before = _measure("base", model, task, observe, seconds)
+            prompts = prompts_for(model, data)
+            set_seed(config.seed)
+            adapter = add_adapter(model, config, base_name, prompts)
+            observe(adapter)
+            keep_card_private(model, base_name)
+            with _timed(seconds, "train"):
+                fitted = fit(model, rows, config, prompts, observe)
+            after = _measure("adapted", model, task, observe, seconds)
+            with _timed(seconds, "save"):
+                save_adapter(model, folder)
+    return TrainingResult(
+        output=config.output,
+        data=data_facts,
+        model=base,
+        adapter=adapter,
+        steps=fitted.steps,
+        losses=fitted.losses,
+        before=before,
+        after=after,
+        adapter_bytes=(config.output / ADAPTER_WEIGHTS).stat().st_size,
+        seconds=seconds,
+    )
+
+
+def _check_output(config: TrainingConfig, base: Path) -> None:
+    """The output is free, or an earlier adapter that may be replaced; and no input lies in it."""
+    check_output(config.output, overwrite=config.overwrite, inputs=(base, config.data))
+    if config.output.is_dir() and any(config.output.iterdir()) and not (config.output / ADAPTER_CONFIG).is_file():
+        raise UnusableInput(
+            f"{config.output} is not empty and holds no adapter, so it is not replaced.",
+            hint="Name another --output.",
+        )
+
+
+def _data_facts(data: TrainingData, parts: Split) -> DataFacts:
+    return DataFacts(
+        path=data.path,
+        kind=data.kind,
+        roles=data.roles,
+        by_position=data.by_position,
+        ignored=data.ignored,
+        training_rows=len(parts.train),
+        held_out_rows=len(parts.held_out),
+        apart=parts.apart,
+        loss=loss_name(data),
+        notes=data.notes,
+    )
+
+
+def _measure(
+    which: str, model: SentenceTransformer, task: Task | None, observe: Observer, seconds: dict[str, float]
+) -> Metrics:
+    if task is None:
+        return {}
+    observe(Evaluating(which))
+    with _timed(seconds, f"evaluate {which}"):
+        metrics = evaluate(model, task)
+    observe(Evaluated(which, metrics, seconds[f"evaluate {which}"]))
+    return metrics
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[stage] = round(time.monotonic() - started, 2)
+
+
+def _unobserved(event: Event) -> None:
+    pass

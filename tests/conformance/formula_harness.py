@@ -1,0 +1,272 @@
+"""Hold a row of the methods table against PEFT: save an adapter, merge it by the row's formula, compare outputs.
+
+The truth is the forward pass of the adapter as PEFT loads it from disk, unmerged, in float64. Ours is computed in
+float32, as a merge does, in blocks of a few rows as well as at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ingraft.adapter import open_adapter
+from ingraft.adapter.grouping import AdapterTensors, TargetModule, group_tensors
+from ingraft.methods.method import LayerKind, Method, Target
+from ingraft.methods.rows_lora import EMBEDDING_FORMULAS
+from ingraft.methods.table import formula, method_for
+
+ModelFactory = Callable[[], nn.Module]
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Layers(nn.Module):
+    """A bag of layers, each called for itself."""
+
+    def __init__(self, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+
+def layers(**factories: Callable[[], nn.Module]) -> ModelFactory:
+    """A model factory: `layers(a=lambda: nn.Linear(6, 4))`. Same weights at every call, biases not zero."""
+
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        model = Layers(**{name: factory() for name, factory in factories.items()})
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.5)
+            elif isinstance(model.get_submodule(name.rpartition(".")[0]), (Conv1D, nn.LayerNorm)):
+                nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
+        return model
+
+    return make
+
+
+def disturb(name: str, parameter: Tensor) -> None:
+    """What training might do to an adapter's parameter: no element stays where it began, or zero."""
+    parameter.add_(torch.randn_like(parameter), alpha=0.3)
+
+
+def check_row(
+    row: Method,
+    make_model: ModelFactory,
+    config: PeftConfig,
+    *,
+    tolerance: float = 1e-5,
+    truth_dtype: torch.dtype = torch.float64,
+    disturb: Callable[[str, Tensor], None] = disturb,
+    block_rows: tuple[int, ...] = (10**6, 3, 1),
+    seed: int = 0,
+) -> int:
+    """Compare every adapted layer; returns how many there are. AssertionError where they differ.
+
+    tolerance    largest relative error of a layer's output (in the Euclidean norm)
+    truth_dtype  what PEFT computes in
+    block_rows   how many rows of a weight the formula sees at a time
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(make_model, config, Path(folder), disturb=disturb, seed=seed)
+        merged = [merge_by_row(row, make_model(), Path(folder), rows) for rows in block_rows]
+        truth = load_adapter(make_model().to(truth_dtype), Path(folder))
+        names = merged[0].changed
+        assert names, f"{row.name} changed no layer"
+        base = make_model().to(truth_dtype)
+        for name in names:
+            layer = truth.get_submodule(f"base_model.model.{name}")
+            x = layer_input(base.get_submodule(name), truth_dtype)
+            with torch.no_grad():
+                expected = layer(x)
+                assert error(base.get_submodule(name)(x), expected) > 1e-3, f"{name}: the adapter does nothing"
+                for ours, rows in zip(merged, block_rows, strict=True):
+                    found = error(ours.model.get_submodule(name).to(truth_dtype)(x), expected)
+                    assert found < tolerance, f"{row.name} on {name}, {rows} rows at a time: error {found:.2e}"
+    return len(names)
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖"""
+    return float((found - expected).norm() / expected.norm())
+
+
+def save_adapter(
+    make_model: ModelFactory,
+    config: PeftConfig,
+    folder: Path,
+    *,
+    disturb: Callable[[str, Tensor], None] = disturb,
+    seed: int = 0,
+) -> None:
+    """Make an adapter with PEFT, disturb its parameters, and save it as users do."""
+    model = make_model()
+    torch.manual_seed(seed)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, copy.deepcopy(config))
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                disturb(name, parameter)
+        adapted.save_pretrained(folder)
+
+
+def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """Base + adapter, live."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).to(
+            next(model.parameters()).dtype
+        ).eval()
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged model, and the names of the layers that the adapter says it changes."""
+
+    model: nn.Module
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WholeBase:
+    """A base weight as the formulas read it."""
+
+    weight: Tensor
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(self.weight), self.rows):
+            at = slice(start, min(start + self.rows, len(self.weight)))
+            yield at, self.weight[at].clone()
+
+
+def merge_by_row(row: Method, model: nn.Module, folder: Path, block_rows: int) -> Merged:
+    """Merge the adapter in `folder` into `model` by the row's formulas, `block_rows` rows at a time."""
+    adapter = open_adapter(folder)
+    config = adapter.config.raw
+    assert method_for(config) is row, f"{method_for(config).name} comes before {row.name}"
+    grouped = group_tensors(adapter, row)
+    tensors = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in load_file(adapter.weights).items()
+    }
+    used = _keys(grouped)
+    assert sorted(used) == sorted(tensors), f"used {sorted(used)} of {sorted(tensors)}"
+    targets = [target_of(model, module, tensors) for module in grouped.targets]
+    for module, target in zip(grouped.targets, targets, strict=True):
+        assert target.kind in row.kinds, f"{row.name} does not know layers of kind {target.kind}"
+        assert set(row.tensors.values()) - row.optional <= set(module.tensors), f"{module.tensors} of {row.tensors}"
+        inputs = {name: tensors[key] for name, key in {**module.tensors, **grouped.shared}.items()}
+        settings = row.settings(config, target, targets)
+        layer = model.get_submodule(module.module)
+        if row.formula:
+            reference = EMBEDDING_FORMULAS.get(row.formula, row.formula) if target.kind == "embedding" else row.formula
+            matrix = matrix_of(layer)
+            rows = call(reference, inputs, settings, base=WholeBase(matrix, block_rows))
+            put_matrix(layer, in_blocks(rows, matrix, block_rows))
+        own = row.bias_tensors & set(module.tensors)
+        if row.bias and target.has_bias and (own or not row.bias_tensors):
+            with torch.no_grad():
+                bias = layer.get_parameter("bias")
+                bias.copy_(call(row.bias, inputs, settings, bias=bias.detach().clone()))
+        else:
+            assert not own, f"{module.module} has {own}, but no bias"
+    with torch.no_grad():
+        for saved in grouped.saved:
+            model.get_parameter(saved.parameter).copy_(tensors[saved.key])
+    changed = {module.module for module in grouped.targets}
+    changed |= {saved.parameter.rpartition(".")[0] for saved in grouped.saved}
+    return Merged(model, tuple(sorted(changed)))
+
+
+def call(reference: str, inputs: Mapping[str, Tensor], settings: Mapping[str, Any], **more: Any) -> Any:
+    """Call a formula with what its signature asks for; a required tensor that is not there is None."""
+    function = formula(reference)
+    given = {**inputs, **settings, **more}
+    wanted = inspect.signature(function).parameters
+    return function(
+        **{
+            name: given.get(name)
+            for name, parameter in wanted.items()
+            if name in given or parameter.default is inspect.Parameter.empty
+        }
+    )
+
+
+def in_blocks(rows: Callable[[Tensor, slice], Tensor], matrix: Tensor, block_rows: int) -> Tensor:
+    """All of W' from a row formula, block by block."""
+    blocks = []
+    for start in range(0, len(matrix), block_rows):
+        at = slice(start, min(start + block_rows, len(matrix)))
+        block = rows(matrix[at].clone(), at)
+        assert block.dtype == torch.float32
+        assert block.shape == matrix[at].shape
+        blocks.append(block)
+    return torch.cat(blocks)
+
+
+def kind_of(layer: nn.Module) -> LayerKind:
+    if isinstance(layer, Conv1D):
+        return "conv1d"
+    if isinstance(layer, nn.Embedding):
+        return "embedding"
+    if isinstance(layer, CONVOLUTIONS):
+        return "conv"
+    return "norm" if layer.get_parameter("weight").dim() == 1 else "linear"
+
+
+def target_of(model: nn.Module, module: TargetModule, tensors: Mapping[str, Tensor]) -> Target:
+    layer = model.get_submodule(module.module)
+    matrix = matrix_of(layer)
+    return Target(
+        module.module,
+        kind_of(layer),
+        (matrix.shape[0], matrix.shape[1]),
+        {name: tuple(tensors[key].shape) for name, key in module.tensors.items()},
+        getattr(layer, "bias", None) is not None,
+    )
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The layer's weight as [out, in], float32."""
+    weight = layer.get_parameter("weight").detach().float()
+    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight.flatten(1) if weight.dim() > 1 else weight[:, None]
+
+
+def put_matrix(layer: nn.Module, matrix: Tensor) -> None:
+    weight = layer.get_parameter("weight")
+    with torch.no_grad():
+        weight.copy_(matrix.T if isinstance(layer, Conv1D) else matrix.reshape(weight.shape))
+
+
+def layer_input(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Random numbers that the layer can be called with; every token for an embedding."""
+    generator = torch.Generator().manual_seed(2)
+    if isinstance(layer, nn.Embedding):
+        return torch.arange(layer.num_embeddings)
+    if isinstance(layer, CONVOLUTIONS):
+        sides = [8] * len(layer.kernel_size)
+        return torch.randn(2, layer.in_channels, *sides, generator=generator, dtype=dtype)
+    width = layer.weight.shape[0 if isinstance(layer, (Conv1D, nn.LayerNorm)) else 1]  # type: ignore[union-attr, index]
+    return torch.randn(7, width, generator=generator, dtype=dtype)
+
+
+def _keys(grouped: AdapterTensors) -> list[str]:
+    targets = [key for target in grouped.targets for key in target.tensors.values()]
+    return targets + list(grouped.shared.values()) + [saved.key for saved in grouped.saved]
