@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ingraft.adapter import Adapter, AdapterTensors
+from ingraft.adapter import Adapter, AdapterTensors, TargetModule
 from ingraft.checkpoint import Checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.naming import Names
+from ingraft.naming.meta import RuntimeModel
 from ingraft.naming.numbers import NUMBER
 
 
@@ -44,6 +46,16 @@ def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: Adap
             f"({len(missing)} of {len(missing) + len(adapted)} modules are missing).",
             hint="The file is incomplete, or the base is another model. Save the adapter again or pass --base.",
         )
+
+
+def with_configured_modules(
+    tensors: AdapterTensors, config: Mapping[str, Any], runtime: RuntimeModel
+) -> AdapterTensors:
+    """Targets by the config's rules, for a method whose file holds shared tensors alone."""
+    modules = [
+        name for name, kind in runtime.kinds.items() if kind in ("linear", "conv1d") and is_targeted(config, name)
+    ]
+    return replace(tensors, targets=tuple(TargetModule(module, {}) for module in modules))
 
 
 def _with_numbers(module: str, numbers: tuple[str, ...]) -> str:

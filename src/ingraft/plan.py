@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
 from ingraft.base_model import BaseModel, open_base
-from ingraft.completeness import check_layers_covered
-from ingraft.config_files import config_changes, index_file
+from ingraft.completeness import check_layers_covered, with_configured_modules
+from ingraft.config_files import TORCH_NAMES, config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
 from ingraft.experts import has_target_parameters, with_parameters
 from ingraft.layout import Layout, read_layout
@@ -85,7 +85,7 @@ def _plan_one(adapter: Adapter, base: str | Path | None, trust_remote_code: bool
         raise UnusableInput(f"{adapter.name}: {method.name} cannot be merged: {method.reason}")
     model = open_base(adapter, base)
     tensors, names = _find_names(adapter, group_tensors(adapter, method), model, method, trust_remote_code)
-    edits = place_targets(adapter, method, tensors, names)
+    edits = place_targets(adapter, method, tensors, names, TORCH_NAMES.get(model.checkpoint.dtype, "float32"))
     replaced, absent = place_saved(adapter, tensors.saved, names)
     check_layers_covered(adapter, model.checkpoint, tensors, names)
     added = _added(adapter, absent)
@@ -106,8 +106,15 @@ def _find_names(
         runtime = runtime_model(model, trust_remote_code=trust_remote_code)
         tensors = with_parameters(tensors, adapter.config.raw, runtime)
     weights = [target.weight for target in tensors.targets]
-    biases = [target.bias for target in tensors.targets]
     saved = [parameter.parameter for parameter in tensors.saved]
+    if method.route == "in-memory" and not weights:
+        from ingraft.naming.meta import runtime_model
+
+        tensors = with_configured_modules(
+            tensors, adapter.config.raw, runtime_model(model, trust_remote_code=trust_remote_code)
+        )
+        weights = [target.weight for target in tensors.targets]
+    biases = [target.bias for target in tensors.targets]
     names = find_names(
         weights,
         [*biases, *saved],

@@ -16,6 +16,7 @@ from ingraft.output_files import CarriedFile
 
 Action = Literal["copy", "cast", "edit", "replace", "add"]
 REPLACE = "="  # the formula of a tensor that takes the place of the base's
+ZERO = "0"  # the formula of a tensor that becomes zero
 IN_MEMORY = "peft"  # the formula of a tensor that PEFT merges in memory
 
 
@@ -25,8 +26,8 @@ class Edit:
 
     target    the adapted module; `parameter` is the base's parameter that changes
     part      whether the formula is the method's for weights ([rows, in]) or for biases ([rows])
-    formula   reference into `ingraft.methods`; or `=`, the adapter tensor `value` itself; or `peft`, what PEFT makes of
-              the parameter in memory
+    formula   reference into `ingraft.methods`; or `=`, the adapter tensor `value` itself; or `0`, zeros; or `peft`,
+              what PEFT makes of the parameter in memory
     inputs    parameter of the formula → where its tensor lies in the adapter's file
     settings  the formula's other arguments
     shape     of the whole matrix that the formula is about, (out, in); (out, 1) for a bias

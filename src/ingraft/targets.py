@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModule
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind, Method, Target
-from ingraft.methods.rows_lora import EMBEDDING_FORMULAS
+from ingraft.methods.rows_lora import EMBEDDING_FORMULAS, EXPERT_FORMULAS
 from ingraft.naming import Names, Region
 from ingraft.steps import IN_MEMORY, REPLACE, Edit
 
@@ -24,9 +24,15 @@ class PlacedEdit:
     edit: Edit
 
 
-def place_targets(adapter: Adapter, method: Method, tensors: AdapterTensors, names: Names) -> tuple[PlacedEdit, ...]:
-    """The edits of every target module. Raises UnusableInput where config, tensors and base do not fit together."""
-    targets = [_target(adapter, method, owner, names) for owner in tensors.targets]
+def place_targets(
+    adapter: Adapter, method: Method, tensors: AdapterTensors, names: Names, dtype: str
+) -> tuple[PlacedEdit, ...]:
+    """The edits of every target module of a base that stores `dtype`.
+
+    Raises UnusableInput where config, tensors and base do not fit together.
+    """
+    _check_shared(adapter, method, tensors)
+    targets = [_target(adapter, method, owner, names, dtype) for owner in tensors.targets]
     placed: list[PlacedEdit] = []
     for owner, target in zip(tensors.targets, targets, strict=True):
         inputs = {name: adapter.tensors[key] for name, key in {**owner.tensors, **tensors.shared}.items()}
@@ -34,12 +40,13 @@ def place_targets(adapter: Adapter, method: Method, tensors: AdapterTensors, nam
             placed += _in_memory(owner, target, inputs, names)
             continue
         settings = _settings(adapter, method, target, targets)
-        formula = _formula(method, owner, target)
-        weight = names.regions[owner.weight]
+        formula = _formula(method, owner, target, names)
+        turned = _is_turned(owner, names)
+        matrix = replace(target, shape=_edit_shape(owner, target, names))
         if method.formula:
             placed += [
-                PlacedEdit(region.tensor, _edit(owner, target, "weight", formula, inputs, settings, region))
-                for region in weight
+                PlacedEdit(region.tensor, _edit(owner, matrix, "weight", formula, inputs, settings, region, turned))
+                for region in _by_expert(owner, names)
             ]
         placed += _bias_edits(adapter, method, owner, target, inputs, settings, names)
     return tuple(placed)
@@ -68,10 +75,23 @@ def _in_memory(owner: TargetModule, target: Target, inputs: Mapping[str, TensorI
     return placed
 
 
-def _formula(method: Method, owner: TargetModule, target: Target) -> str:
+def _formula(method: Method, owner: TargetModule, target: Target, names: Names) -> str:
     if "trainable_tokens_delta" in owner.tensors:
         return "tokens:trainable_tokens"
-    return EMBEDDING_FORMULAS.get(method.formula, method.formula) if target.kind == "embedding" else method.formula
+    if target.kind == "embedding":
+        return EMBEDDING_FORMULAS.get(method.formula, method.formula)
+    if _is_stack(owner, names):
+        return EXPERT_FORMULAS.get(method.formula, method.formula)
+    return method.formula
+
+
+def _check_shared(adapter: Adapter, method: Method, tensors: AdapterTensors) -> None:
+    lacking = sorted(set(method.shared.values()) - method.optional - set(tensors.shared))
+    if lacking and tensors.targets:
+        raise UnusableInput(
+            f"{adapter.weights} has no {', '.join(lacking)}, which all modules of {method.name} share.",
+            hint="The file is incomplete; save the adapter again.",
+        )
 
 
 def _bias_edits(
@@ -109,8 +129,9 @@ def _edit(
     inputs: Mapping[str, TensorInfo],
     settings: Mapping[str, Any],
     region: Region,
+    turned: bool = False,
 ) -> Edit:
-    transposed = region.transposed or (target.kind == "conv1d" and part == "weight")
+    transposed = region.transposed or turned or (target.kind == "conv1d" and part == "weight")
     return Edit(
         target=owner.module,
         parameter=owner.weight if part == "weight" else owner.bias,
@@ -118,7 +139,7 @@ def _edit(
         kind=target.kind,
         formula=formula,
         inputs=dict(inputs),
-        settings=dict(settings),
+        settings=dict(settings) if region.expert is None else {**settings, "expert": region.expert},
         shape=target.shape,
         elements=region.elements,
         rows=(0, target.shape[0]) if transposed else region.rows,
@@ -127,7 +148,7 @@ def _edit(
     )
 
 
-def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names) -> Target:
+def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names, dtype: str) -> Target:
     kind = names.kinds.get(owner.module, "linear")
     if "lora_embedding_A" in owner.tensors or "trainable_tokens_delta" in owner.tensors:
         kind = "embedding"
@@ -143,13 +164,46 @@ def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names)
             f"{adapter.weights}: {owner.module} has {present} but no {', '.join(lacking)}.",
             hint="The file is incomplete; save the adapter again.",
         )
-    shape = names.shapes[owner.weight]
     return Target(
         module=owner.module,
         kind=kind,
-        shape=matrix_shape(shape, kind),
+        shape=matrix_shape(names.shapes[owner.weight], kind),
         tensors={parameter: adapter.tensors[key].shape for parameter, key in owner.tensors.items()},
         has_bias=owner.bias in names.regions,
+        dtype=dtype,
+    )
+
+
+def _is_stack(owner: TargetModule, names: Names) -> bool:
+    """Is the target a parameter that stacks the matrices of experts?"""
+    return bool(owner.parameter) and len(names.shapes[owner.weight]) == 3
+
+
+def _edit_shape(owner: TargetModule, target: Target, names: Names) -> tuple[int, int]:
+    """(out, in) of the matrix that one edit is about: of a stack, one expert's."""
+    if not _is_stack(owner, names):
+        return target.shape
+    _, first, second = names.shapes[owner.weight]
+    return (second, first) if _is_turned(owner, names) else (first, second)
+
+
+def _is_turned(owner: TargetModule, names: Names) -> bool:
+    """Does the running model hold its stacked experts as [in, out]?"""
+    if not owner.parameter or names.runtime is None:
+        return False
+    return names.running.get(owner.weight, owner.weight).rpartition(".")[0] in names.runtime.transposed_experts
+
+
+def _by_expert(owner: TargetModule, names: Names) -> tuple[Region, ...]:
+    """Regions of the weight; a stack of experts that is stored as one tensor is cut into its matrices."""
+    regions, shape = names.regions[owner.weight], names.shapes[owner.weight]
+    if not _is_stack(owner, names) or any(region.expert is not None for region in regions):
+        return regions
+    size = shape[1] * shape[2]
+    return tuple(
+        Region(region.tensor, (size * expert, size * (expert + 1)), (0, shape[1]), expert)
+        for region in regions
+        for expert in range(shape[0])
     )
 
 

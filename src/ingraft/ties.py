@@ -7,14 +7,14 @@ and the config says `tie_word_embeddings: false`. Which it is follows from what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ingraft.checkpoint import Checkpoint, TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.naming import Names
 from ingraft.naming.meta import RuntimeModel
-from ingraft.steps import REPLACE
+from ingraft.steps import REPLACE, ZERO
 from ingraft.targets import PlacedEdit
 
 # PEFT gives these to all twins at once.
@@ -48,11 +48,18 @@ def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint,
     parameters = [_running_name(edit, names) for edit in edits]
     cut = False
     notes = []
+    extra: list[PlacedEdit] = []
     for source, members in groups.items():
         touching = [edit for edit, name in zip(edits, parameters, strict=True) if name in members]
         if not touching:
             continue
-        if config.get("ensure_weight_tying") or all(_for_all_twins(edit, config) for edit in touching):
+        together = config.get("ensure_weight_tying") or all(_for_all_twins(edit, config) for edit in touching)
+        if together and touching[0].edit.formula in _SHARED_BY_TWINS and _with_bias(members, runtime):
+            cut = True
+            silenced = _with_bias(members, runtime)
+            extra += _on_output_layers(silenced, touching, runtime)
+            notes.append(f"the bias of {' and '.join(silenced)} becomes zero, as it is in PEFT's adapted model")
+        elif together:
             notes.append(f"{' and '.join(members)} stay tied and change together")
         else:
             cut = True
@@ -67,7 +74,7 @@ def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint,
                 twins[member] = Twin(_spelled(member, source, stored.name), stored)
     moved = [
         PlacedEdit(twins[name].tensor, edit.edit) if name in twins else edit
-        for edit, name in zip(edits, parameters, strict=True)
+        for edit, name in zip([*edits, *extra], [*parameters, *(edit.edit.parameter for edit in extra)], strict=True)
     ]
     return TiePlan(tuple(moved), tuple(twins.values()), True, tuple(notes))
 
@@ -95,6 +102,38 @@ def _for_all_twins(placed: PlacedEdit, config: Mapping[str, Any]) -> bool:
     if edit.formula == REPLACE:
         return not any(f".{edit.target}.".find(f".{name}.") >= 0 for name in config.get("modules_to_save") or [])
     return edit.formula in _SHARED_BY_TWINS
+
+
+def _with_bias(members: Sequence[str], runtime: RuntimeModel) -> list[str]:
+    """The output layers among tied parameters that have a bias."""
+    modules = [member.removesuffix(".weight") for member in members]
+    return [m for m in modules if runtime.kinds.get(m) == "linear" and f"{m}.bias" in runtime.shapes]
+
+
+def _on_output_layers(
+    modules: Sequence[str], touching: Sequence[PlacedEdit], runtime: RuntimeModel
+) -> list[PlacedEdit]:
+    """PEFT's wrapper of trained tokens computes an output layer without its bias: the same rows, and a zero bias."""
+    extra = []
+    for module in modules:
+        extra += [PlacedEdit(t.tensor, replace(t.edit, target=module, parameter=f"{module}.weight")) for t in touching]
+        size = runtime.shapes[f"{module}.bias"][0]
+        zero = replace(
+            touching[0].edit,
+            target=module,
+            parameter=f"{module}.bias",
+            part="bias",
+            kind="linear",
+            formula=ZERO,
+            inputs={},
+            settings={},
+            shape=(size, 1),
+            elements=(0, size),
+            rows=(0, size),
+        )
+        stored = runtime.regions.get(f"{module}.bias")
+        extra.append(PlacedEdit(stored[0].tensor if stored else f"{module}.bias", zero))
+    return extra
 
 
 def _stored_whole(source: str, runtime: RuntimeModel, checkpoint: Checkpoint) -> TensorInfo | None:

@@ -72,6 +72,9 @@ def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
         if below in method.shared:
             shared[method.shared[below]] = key
             continue
+        if method.route == "in-memory" and not key.startswith("base_model.model."):
+            shared[below] = key  # state of the whole model, which PEFT reads by itself
+            continue
         for spelling in (name, _without_adapter_name(name)):
             suffix = next((s for s in suffixes if spelling.endswith(s) and len(spelling) > len(s)), None)
             if suffix is not None:

@@ -120,6 +120,8 @@ def _unique(path: Path) -> Any:
 def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     if not isinstance(entry, dict):
         raise UnusableInput(f"{path}: the header entry of {name} is not an object.")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+        raise UnusableInput(f"{path} names a tensor {name!r}, which is not Unicode text.")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise UnusableInput(f"{path}: {name} has the unknown dtype {dtype!r}.")

@@ -13,14 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from ingraft import __version__
+from ingraft.cli.demo import demo
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
+from ingraft.cli.train import train
 from ingraft.cli.verify import verify
 from ingraft.errors import IngraftError
 
 # In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
-VERBS: tuple[Callable[..., Any], ...] = (inspect, merge, verify, methods)
+VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, demo, methods)
 
 _INTERRUPTED = 130
 

@@ -78,33 +78,23 @@ def diagnosis_data(
     same data. UnusableInput when fewer pairs exist.
     """
     rng = random.Random(seed)
-    categories = sorted({diagnosis.category for diagnosis in diagnoses if diagnosis.terms})
-    rng.shuffle(categories)
-    test, counted = set[str](), 0
-    of_category: dict[str, int] = {}
-    for diagnosis in diagnoses:
-        of_category[diagnosis.category] = of_category.get(diagnosis.category, 0) + len(diagnosis.terms)
-    for category in categories:
-        if counted >= held_out:
-            break
-        test.add(category)
-        counted += of_category[category]
-
-    relevant_titles: dict[str, set[str]] = {}
-    for diagnosis in diagnoses:
-        if diagnosis.category in test:
-            for term in diagnosis.terms:
-                relevant_titles.setdefault(term, set()).add(diagnosis.title)
-    queries = rng.sample(sorted(relevant_titles), min(held_out, len(relevant_titles)))
+    named = [diagnosis for diagnosis in diagnoses if diagnosis.terms]
+    test = _held_out_categories(named, held_out, rng)
+    titles_of: dict[str, set[str]] = {}
+    for diagnosis in named:
+        for term in diagnosis.terms:
+            titles_of.setdefault(term, set()).add(diagnosis.title)
+    searchable = sorted({term for diagnosis in named if diagnosis.category in test for term in diagnosis.terms})
+    searched = rng.sample(searchable, min(held_out, len(searchable)))
 
     # A text that is searched or found in the test must not be trained on, whichever code it stands at.
-    unseen = {text.casefold() for term in queries for text in (term, *relevant_titles[term])}
+    unseen = {text.casefold() for term in searched for text in (term, *titles_of[term])}
     candidates = [
         (term, diagnosis.title)
-        for diagnosis in diagnoses
-        if diagnosis.category not in test
+        for diagnosis in named
+        if diagnosis.category not in test and diagnosis.title.casefold() not in unseen
         for term in diagnosis.terms
-        if term.casefold() not in unseen and diagnosis.title.casefold() not in unseen
+        if term.casefold() not in unseen
     ]
     if pairs > len(candidates):
         raise UnusableInput(
@@ -112,21 +102,35 @@ def diagnosis_data(
             hint=f"Pass --pairs {len(candidates)} or fewer.",
         )
 
-    corpus = dict.fromkeys(title for term in queries for title in sorted(relevant_titles[term]))
-    named = [diagnosis for diagnosis in diagnoses if diagnosis.terms]
+    corpus = dict.fromkeys(title for term in searched for title in sorted(titles_of[term]))
     corpus |= dict.fromkeys(diagnosis.title for diagnosis in named if diagnosis.category in test)
-    others = [title for title in dict.fromkeys(d.title for d in named) if title not in corpus]
+    others = [title for title in dict.fromkeys(diagnosis.title for diagnosis in named) if title not in corpus]
     corpus |= dict.fromkeys(rng.sample(others, min(len(others), max(0, titles - len(corpus)))))
-    title_ids = {title: f"title-{number}" for number, title in enumerate(corpus)}
+    queries = {f"term-{number}": term for number, term in enumerate(searched)}
+    ids = {title: f"title-{number}" for number, title in enumerate(corpus)}
     return DemoData(
         pairs=tuple(rng.sample(candidates, pairs)),
-        queries={f"term-{number}": term for number, term in enumerate(queries)},
-        corpus={identifier: title for title, identifier in title_ids.items()},
-        relevant={
-            f"term-{number}": {title_ids[title] for title in relevant_titles[term]}
-            for number, term in enumerate(queries)
-        },
+        queries=queries,
+        corpus={identifier: title for title, identifier in ids.items()},
+        relevant={query: {ids[title] for title in titles_of[term]} for query, term in queries.items()},
     )
+
+
+def _held_out_categories(diagnoses: list[Diagnosis], terms: int, rng: random.Random) -> set[str]:
+    """Categories in random order, as many as it takes to have `terms` different terms in them."""
+    terms_of: dict[str, set[str]] = {}
+    for diagnosis in diagnoses:
+        terms_of.setdefault(diagnosis.category, set()).update(diagnosis.terms)
+    order = sorted(terms_of)
+    rng.shuffle(order)
+    chosen: set[str] = set()
+    found: set[str] = set()
+    for category in order:
+        if len(found) >= terms:
+            break
+        chosen.add(category)
+        found |= terms_of[category]
+    return chosen
 
 
 def model_directory() -> Path:

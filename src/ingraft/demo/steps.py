@@ -16,7 +16,7 @@ from ingraft.publish import check_output
 from ingraft.training.config import TrainingConfig
 from ingraft.training.evaluation import Metrics, RetrievalTask, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, TrainingResult
-from ingraft.training.quiet import quiet_libraries
+from ingraft.training.quiet import quiet_libraries, share_cores
 from ingraft.training.run import train
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
 
     `observe` is told DemoData, all that a training run tells, MergeResult, VerificationReport and each Evaluated.
     """
+    share_cores()
     from ingraft.adapted import load_adapted
     from ingraft.pipeline import merge, verify
 

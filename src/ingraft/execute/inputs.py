@@ -15,7 +15,7 @@ from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, read_into
 from ingraft.errors import UnusableInput
 from ingraft.methods.table import formula
-from ingraft.steps import IN_MEMORY, REPLACE, Edit, MergeStep
+from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergeStep
 
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -64,6 +64,11 @@ class BaseRows:
     def shape(self) -> tuple[int, int]:
         return self.edit.shape
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base weight is stored in."""
+        return TORCH_DTYPES[self.source.dtype]
+
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         out, width = self.edit.shape
         start, stop = self.edit.elements
@@ -88,6 +93,8 @@ class BaseRows:
 
 def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowFormula:
     """The row formula (for a bias: a formula of [rows] vectors) of one edit."""
+    if edit.formula == ZERO:
+        return lambda weight, at: torch.zeros_like(weight)
     if edit.formula == IN_MEMORY:
         merged = memory[edit.parameter].reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: merged[at]

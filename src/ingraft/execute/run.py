@@ -81,17 +81,17 @@ def _write_shards(
     plan: MergePlan, folder: Path, files: OpenFiles, workers: int, progress: Progress
 ) -> tuple[StepFigures, ...]:
     memory = merged_parameters(plan) if plan.route == "in-memory" else {}
-    figures: dict[str, list[BlockFigures]] = {}
+    figures: dict[tuple[str, str], list[BlockFigures]] = {}
     buffers = Buffers()
 
     def copy(source: Path, start: int, target: Path, position: int, count: int) -> None:
         copy_bytes(files.get(source), start, files.get(target, "r+b"), position, count)
         progress(count)
 
-    def edit(job: BlockJob, cache: FormulaCache, target: Path) -> None:
+    def edit(job: BlockJob, cache: FormulaCache, target: Path, into: list[BlockFigures]) -> None:
         measured = edit_block(job, cache, files, target, buffers)
         cache.done()
-        figures[job.step.tensor].append(measured)
+        into.append(measured)
         progress(measured.written)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="ingraft") as pool:
@@ -113,9 +113,9 @@ def _write_shards(
                 for step in shard.steps:
                     if step.action != "copy":
                         parts = part_jobs(step, position)
-                        figures[step.tensor] = []
+                        into = figures[(shard.file, step.tensor)] = []
                         cache = FormulaCache(files, step, len(parts), memory)
-                        jobs += [pool.submit(edit, part, cache, target) for part in parts]
+                        jobs += [pool.submit(edit, part, cache, target, into) for part in parts]
                     position += step.nbytes
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
             for job in done:
@@ -123,7 +123,12 @@ def _write_shards(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return tuple(_summary(step, figures[step.tensor]) for step in plan.steps() if step.action in ("edit", "replace"))
+    return tuple(
+        _summary(step, figures[(shard.file, step.tensor)])
+        for shard in plan.shards
+        for step in shard.steps
+        if step.action in ("edit", "replace")
+    )
 
 
 @dataclass(frozen=True)

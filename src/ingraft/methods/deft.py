@@ -20,9 +20,7 @@ class Base(Protocol):
     def blocks(self) -> Iterator[tuple[slice, Tensor]]: ...
 
 
-def deft(
-    base: Base, deft_P: Tensor, deft_R: Tensor | None = None, *, decomposition: str, scale: float
-) -> RowFormula:
+def deft(base: Base, deft_P: Tensor, deft_R: Tensor | None = None, *, decomposition: str, scale: float) -> RowFormula:
     """W' = W + Q·(s·R − Sᵀ·W); without R (PaRa) W − Q·Sᵀ·W (Kumar et al. 2025, NeurIPS, "DEFT").
 
     P: [out, r], R: [r, in]. decomposition "relu": Q = P, S = max(P, 0); "qr": Q = S, orthonormal, of P = Q·R.

@@ -45,9 +45,7 @@ def glora_bias(
     return bias + bias * scaling + shift
 
 
-def _path(
-    down: Tensor | None, up: Tensor | None, x: Tensor | None, zeros: Tensor | None
-) -> Callable[[slice], Tensor]:
+def _path(down: Tensor | None, up: Tensor | None, x: Tensor | None, zeros: Tensor | None) -> Callable[[slice], Tensor]:
     """The rows of a path, broadcastable to [n, in]."""
     if down is not None and up is not None:
         return lambda at: down[at] @ up

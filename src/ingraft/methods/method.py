@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 Route = Literal["streamed", "in-memory", "refused"]
 LayerKind = Literal["linear", "conv1d", "conv", "embedding", "norm"]
-Setting: TypeAlias = "float | int | bool | str | None | tuple[int, ...]"
+Setting: TypeAlias = "float | int | bool | str | tuple[int, ...] | None"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Target:
     """One module that an adapter changes, as the formulas see it.
 
     `shape` is the base weight's in the orientation [out, in] (Conv1D transposed, convolutions flattened to
-    [out, in·k·k], embeddings [V, d]); `tensors` maps a formula's parameter to the shape of its tensor in the file.
+    [out, in·k·k], embeddings [V, d]), `dtype` what the base stores it in; `tensors` maps a formula's parameter to the
+    shape of its tensor in the file.
     """
 
     module: str
@@ -24,6 +25,7 @@ class Target:
     shape: tuple[int, int]
     tensors: Mapping[str, tuple[int, ...]]
     has_bias: bool = False
+    dtype: str = "float32"
 
 
 SettingsOf: TypeAlias = "Callable[[Mapping[str, Any], Target, Sequence[Target]], dict[str, Setting]]"

@@ -147,8 +147,7 @@ ROWS: tuple[Method, ...] = (
         change="ΔW = s·(A₁·B₁) ∘ (A₂·B₂)",
         source="FedPara, arXiv:2108.06098",
         tensors={
-            f".{name}": name
-            for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+            f".{name}": name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
         },
         optional=frozenset({"hada_t1", "hada_t2"}),
         kinds=frozenset({"linear", "conv"}),
@@ -161,9 +160,7 @@ ROWS: tuple[Method, ...] = (
         "streamed",
         change="ΔW = s·(W₁ ⊗ W₂), each whole or a product",
         source="LyCORIS, arXiv:2309.14859",
-        tensors={
-            f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-        },
+        tensors={f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
         optional=frozenset(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
         kinds=frozenset({"linear", "conv"}),
         formula="lokr:lokr",
@@ -232,9 +229,7 @@ ROWS: tuple[Method, ...] = (
         source="GLoRA, arXiv:2306.07967",
         reason="The bias changes by W·C, so that weight and bias of a layer are needed together.",
         tensors={
-            f".glora_{path}.{name}": f"glora_{path}_{name}"
-            for path in "ABCDE"
-            for name in ("Xd", "Xu", "X", "zeros")
+            f".glora_{path}.{name}": f"glora_{path}_{name}" for path in "ABCDE" for name in ("Xd", "Xu", "X", "zeros")
         },
         optional=frozenset(f"glora_{path}_{name}" for path in "ABCDE" for name in ("Xd", "Xu", "X", "zeros")),
         kinds=frozenset({"linear"}),

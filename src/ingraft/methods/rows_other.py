@@ -24,9 +24,11 @@ Targets = Sequence[Target]
 WAVELETS = frozenset(
     [f"db{n}" for n in range(1, 11)] + [f"sym{n}" for n in range(2, 11)] + [f"coif{n}" for n in range(1, 4)]
 )
-ACTIVATIONS = frozenset(
-    {"gelu", "leaky_relu", "linear", "mish", "relu", "relu6", "sigmoid", "silu", "swish", "tanh"}
-)
+ACTIVATIONS = frozenset({"gelu", "leaky_relu", "linear", "mish", "relu", "relu6", "sigmoid", "silu", "swish", "tanh"})
+
+# Tensors that are numbered in the file, up to more than anybody trains.
+HIDDEN_LAYERS = tuple(f"{side}.{number}" for side in ("encoders", "decoders") for number in range(32))
+SUBSPACES = tuple(f"adamss_{side}.{number}" for side in "AB" for number in range(512))
 
 
 def _fourierft(config: Config, target: Target, targets: Targets) -> Settings:
@@ -103,9 +105,7 @@ def _deft(config: Config, target: Target, targets: Targets) -> Settings:
         check_shape(target, "deft_R", (rank, columns))
     decomposition = config.get("decomposition_method", "relu")
     if decomposition not in ("relu", "qr"):
-        raise UnusableInput(
-            f"adapter_config.json: decomposition_method is {decomposition!r}, expected 'relu' or 'qr'."
-        )
+        raise UnusableInput(f"adapter_config.json: decomposition_method is {decomposition!r}, expected 'relu' or 'qr'.")
     return {"decomposition": decomposition, "scale": float(config.get("alpha") or rank) / rank}
 
 
@@ -136,9 +136,7 @@ ROWS: tuple[Method, ...] = (
         tensors={".waveft_spectrum": "waveft_spectrum"},
         formula="waveft:waveft",
         settings=_waveft,
-        applies=lambda config: (
-            not config.get("use_idwt", True) or config.get("wavelet_family", "db1") in WAVELETS
-        ),
+        applies=lambda config: not config.get("use_idwt", True) or config.get("wavelet_family", "db1") in WAVELETS,
     ),
     Method(
         "WAVEFT",
@@ -246,7 +244,12 @@ ROWS: tuple[Method, ...] = (
         change="ΔW = a network of the columns of W",
         source="PEANuT, arXiv:2410.01870",
         reason="Its network has hidden layers, or an activation that transformers defines.",
-        tensors={".peanut_A.weight": "peanut_A", ".peanut_B.weight": "peanut_B"},
+        tensors={
+            ".peanut_A.weight": "peanut_A",
+            ".peanut_B.weight": "peanut_B",
+            **{f".peanut_{name}.weight": f"peanut_{name}" for name in HIDDEN_LAYERS},
+        },
+        optional=frozenset(f"peanut_{name}" for name in HIDDEN_LAYERS),
         kinds=frozenset({"linear"}),
     ),
     Method(
@@ -256,7 +259,8 @@ ROWS: tuple[Method, ...] = (
         change="ΔW = B·A·V on rows clustered by the base's singular vectors",
         source="AdaMSS, NeurIPS 2025, openreview.net/forum?id=8ZdWmpYxT0",
         reason="Which rows it changes is a clustering of the base weight that is not in the file.",
-        tensors={".adamss_newB": "adamss_newB"},
+        tensors={".adamss_newB": "adamss_newB", **{f".{name}": name for name in SUBSPACES}},
+        optional=frozenset(SUBSPACES),
         kinds=frozenset({"linear"}),
     ),
     Method(

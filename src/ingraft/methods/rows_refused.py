@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from ingraft.methods.method import Method
 
-_PROMPT = (
-    "It adds trained tokens to the input and changes no weight; serve it through PEFT, or train LoRA instead."
-)
+_PROMPT = "It adds trained tokens to the input and changes no weight; serve it through PEFT, or train LoRA instead."
 _CACHE = (
     "It adds trained keys and values to every layer's attention and changes no weight; "
     "serve it through PEFT, or train LoRA instead."
@@ -48,8 +46,7 @@ ROWS: tuple[Method, ...] = (
         "LILY",
         "Lily",
         "Lily, arXiv:2407.09946",
-        "It mixes its experts by a router that reads the input; "
-        "serve it through PEFT, or train LoRA instead.",
+        "It mixes its experts by a router that reads the input; serve it through PEFT, or train LoRA instead.",
     ),
     _refused(
         "SHADOW",

@@ -21,7 +21,7 @@ def _vera(config: Config, target: Target, targets: Targets) -> Settings:
 
 
 def _vera_regrown(config: Config, target: Target, targets: Targets) -> Settings:
-    return {**_vera(config, target, targets), **_seed(config), "largest": largest(targets)}
+    return {**_vera(config, target, targets), **_seed(config), "largest": largest(targets), "rounded_to": target.dtype}
 
 
 def _pvera(config: Config, target: Target, targets: Targets) -> Settings:
@@ -31,7 +31,7 @@ def _pvera(config: Config, target: Target, targets: Targets) -> Settings:
 
 
 def _pvera_regrown(config: Config, target: Target, targets: Targets) -> Settings:
-    return {**_pvera(config, target, targets), **_seed(config), "largest": largest(targets)}
+    return {**_pvera(config, target, targets), **_seed(config), "largest": largest(targets), "rounded_to": target.dtype}
 
 
 def _randlora(config: Config, target: Target, targets: Targets) -> Settings:
@@ -200,10 +200,7 @@ ROWS: tuple[Method, ...] = (
         "streamed",
         change="ΔW = B·A, both filled from one shared vector",
         source="Uni-LoRA, arXiv:2506.00799",
-        tensors={
-            f".unilora_{name}": f"unilora_{name}"
-            for name in ("indices_A", "indices_B", "scales_A", "scales_B")
-        },
+        tensors={f".unilora_{name}": f"unilora_{name}" for name in ("indices_A", "indices_B", "scales_A", "scales_B")},
         shared={"unilora_theta_d": "unilora_theta_d"},
         formula="unilora:unilora",
         settings=_unilora,
@@ -217,5 +214,6 @@ ROWS: tuple[Method, ...] = (
         source="Uni-LoRA, arXiv:2506.00799",
         reason="The indices are drawn again for all modules at once, in their order in the model.",
         shared={"unilora_theta_d": "unilora_theta_d"},
+        kinds=frozenset({"linear", "conv1d"}),
     ),
 )

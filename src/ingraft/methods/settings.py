@@ -44,9 +44,7 @@ def rank_of(config: Mapping[str, Any], module: str, default: int, key: str = "r"
     """The module's rank. Raises UnusableInput unless it is a positive integer."""
     rank = pattern_value(config, "rank_pattern", module, config.get(key, default))
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise UnusableInput(
-            f"adapter_config.json: the rank of {module} is {rank!r}, expected a positive integer."
-        )
+        raise UnusableInput(f"adapter_config.json: the rank of {module} is {rank!r}, expected a positive integer.")
     return rank
 
 

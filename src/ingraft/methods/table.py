@@ -40,9 +40,7 @@ def method_for(config: Mapping[str, Any]) -> Method:
     for method in rows:
         if method.applies(config):
             return method
-    raise UnusableInput(
-        f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods"
-    )
+    raise UnusableInput(f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods")
 
 
 def formula(reference: str) -> Callable[..., Any]:

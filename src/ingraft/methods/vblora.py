@@ -26,12 +26,8 @@ def vblora(
     bank: [h, b], logits A: [r, in/b, h], logits B: [out/b, r, h]; or the top k of the logits as indices
     [.., .., k] and weights [.., .., k − 1], the last weight being what is missing to 1.
     """
-    a = _mixtures(
-        vblora_vector_bank, vblora_logits_A, vblora_logits_A_topk_indices, vblora_logits_A_topk_weights, topk
-    )
-    b = _mixtures(
-        vblora_vector_bank, vblora_logits_B, vblora_logits_B_topk_indices, vblora_logits_B_topk_weights, topk
-    )
+    a = _mixtures(vblora_vector_bank, vblora_logits_A, vblora_logits_A_topk_indices, vblora_logits_A_topk_weights, topk)
+    b = _mixtures(vblora_vector_bank, vblora_logits_B, vblora_logits_B_topk_indices, vblora_logits_B_topk_weights, topk)
     right = a.flatten(1)  # [r, in]
     left = b.transpose(1, 2).flatten(0, 1)  # [out/b, b, r] to [out, r]
 
@@ -41,9 +37,7 @@ def vblora(
     return rows
 
 
-def _mixtures(
-    bank: Tensor, logits: Tensor | None, indices: Tensor | None, weights: Tensor | None, topk: int
-) -> Tensor:
+def _mixtures(bank: Tensor, logits: Tensor | None, indices: Tensor | None, weights: Tensor | None, topk: int) -> Tensor:
     """[.., .., b]"""
     if logits is not None:
         best, indices = logits.topk(topk, dim=-1)

@@ -64,9 +64,7 @@ def pvera_regrown(
 
 
 @lru_cache(maxsize=1)
-def _projections(
-    seed: int, rank: int, halves: int, out: int, columns: int, rounded_to: str
-) -> tuple[Tensor, Tensor]:
+def _projections(seed: int, rank: int, halves: int, out: int, columns: int, rounded_to: str) -> tuple[Tensor, Tensor]:
     """A: [halves·r, columns] and B: [out, r], Kaiming-uniform from one generator, A first."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []

@@ -70,7 +70,8 @@ def read_training_data(
     rows, bad = _usable_rows(table, roles)
     notes = []
     if bad:
-        listed = f"{'; '.join(bad[:_SHOWN_BAD_ROWS])}{'; …' if len(bad) > _SHOWN_BAD_ROWS else ''}"
+        more = f"; and {len(bad) - _SHOWN_BAD_ROWS:,} more" if len(bad) > _SHOWN_BAD_ROWS else ""
+        listed = "; ".join(bad[:_SHOWN_BAD_ROWS]) + more
         total = len(table.rows) + len(table.broken)
         if not skip_bad_rows:
             raise UnusableInput(
@@ -106,20 +107,21 @@ def _roles(table: Table) -> tuple[Kind, dict[str, str], tuple[str, ...]]:
 
     guessed: list[str] = []
     others = [name for name in table.columns if name not in named and not _IDENTIFIER.fullmatch(name)]
-    texts = iter([name for name in others if _holds_text(table, name)])
-    if first is None and (first := next(texts, None)) is not None:
-        guessed.append(first)
-    if second is None and (second := next(texts, None)) is not None:
-        guessed.append(second)
+    texts = [name for name in others if _holds_text(table, name)]
+    numbers = [name for name in others if _holds_numbers(table, name)]
+    if first is None and texts:
+        guessed.append(first := texts.pop(0))
+    if second is None and texts:
+        guessed.append(second := texts.pop(0))
     if first is None or second is None:
         raise UnusableInput(
             f"{table.path} has the columns {', '.join(map(repr, table.columns))}; expected two with texts.",
             hint="Name them anchor and positive, or query and document, or sentence1, sentence2 and score.",
         )
-    if score is None and not negatives:
-        score = next((name for name in others if name not in guessed and _holds_numbers(table, name)), None)
-        guessed += [score] if score and guessed else []
-        score = score if guessed else None  # beside columns with names, a number may be anything
+    # A single number beside two texts without a telling name is their score. In other company it may be anything.
+    if score is None and not negatives and guessed and not texts and len(numbers) == 1:
+        guessed += numbers
+        score = numbers[0]
 
     if score is not None and not negatives:
         return "scored pairs", {first: "sentence1", second: "sentence2", score: "score"}, tuple(guessed)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
-from ingraft.steps import REPLACE, Edit, MergeStep
+from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load
 from ingraft.verification.truth import Truth, rademacher_free_probe
 
@@ -57,6 +57,9 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
         value = truth.tensor(last.inputs["value"]).reshape(last.shape)[slice(*last.rows)].reshape(-1)
         equal = torch.equal(value.to(DTYPES[written.dtype]), load(files, written, start, stop, slot=1))
         return ProbeResult(where, 0.0 if equal else float("inf"))
+    if last.formula == ZERO:
+        found = load(files, written, start, stop, slot=1)
+        return ProbeResult(where, float("inf") if found.any() else 0.0)
     base = step.source if replaced is None else replaced.inputs["value"]
     assert base is not None
     if last.part == "bias":

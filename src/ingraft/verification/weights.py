@@ -7,7 +7,7 @@ layer answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +40,22 @@ def verify_weights(
     torch.set_num_threads(1)
     try:
         with open_files() as files, open_truth(plan) as truth, ThreadPoolExecutor(workers) as pool:
-            written = {info.name: info for shard in plan.shards for info in read_header(folder / shard.file).tensors}
+            pairs = [pair for shard in plan.shards for pair in _written(shard, folder)]
             jobs = [
-                pool.submit(_check_step, _Context(files, truth), step, written[step.tensor], tell)
-                for step in sorted(plan.steps(), key=lambda step: -step.nbytes)
+                pool.submit(_check_step, _Context(files, truth), step, info, tell)
+                for step, info in sorted(pairs, key=lambda pair: -pair[1].nbytes)
             ]
             results = [job.result() for job in jobs]
     finally:
         torch.set_num_threads(threads)
     return (structure, *_checks(plan, results), _leftovers(folder))
+
+
+def _written(shard: OutputShard, folder: Path) -> Iterator[tuple[MergeStep, TensorInfo]]:
+    """Each step with its tensor in the written file."""
+    found = {info.name: info for info in read_header(folder / shard.file).tensors}
+    for step in shard.steps:
+        yield step, found[step.tensor]
 
 
 @dataclass(frozen=True)

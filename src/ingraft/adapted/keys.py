@@ -1,0 +1,100 @@
+"""Whose an adapter key is: PEFT's own mark in it (`lora_`, `hada_`, `vera_lambda_` …) parts module from tensor.
+
+This asks PEFT and not the table of methods, so that a wrong row there cannot also be wrong here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ingraft.adapter import Adapter
+from ingraft.adapter.grouping import runtime_name
+from ingraft.errors import UnusableInput
+
+_TOKENS = "token_adapter"
+_WRAPPER = ".base_layer"
+
+
+@dataclass(frozen=True)
+class SavedKey:
+    """A whole parameter in the file. `wrapped`: it is the base's own parameter below an adapted module."""
+
+    key: str
+    wrapped: bool
+
+
+@dataclass(frozen=True)
+class AdapterKeys:
+    """All keys of an adapter file.
+
+    tuned   adapted module → what PEFT calls the tensor below it (`lora_A.weight`) → key
+    tokens  embedding with retrained rows → tensor below it → key
+    shared  name below `base_model.` of a tensor that modules share → key
+    saved   parameter → where it stands whole
+    """
+
+    tuned: Mapping[str, Mapping[str, str]]
+    tokens: Mapping[str, Mapping[str, str]]
+    shared: Mapping[str, str]
+    saved: Mapping[str, SavedKey]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The adapted modules, those with wrapped parameters without PEFT's wrapper names."""
+        return tuple(dict.fromkeys(unwrapped(module) for module in self.tuned))
+
+
+def unwrapped(module: str) -> str:
+    """`experts` for `experts.base_layer`, the inner one of two wrapped parameters."""
+    while module.endswith(_WRAPPER):
+        module = module.removesuffix(_WRAPPER)
+    return module
+
+
+def split_keys(adapter: Adapter) -> AdapterKeys:
+    """Every key of the adapter's file under its owner. Raises UnusableInput for what is no PEFT adapter's key."""
+    mark = _mark(adapter)
+    tuned: dict[str, dict[str, str]] = {}
+    tokens: dict[str, dict[str, str]] = {}
+    shared: dict[str, str] = {}
+    saved: dict[str, SavedKey] = {}
+    for key in adapter.tensors:
+        if not key.startswith("base_model."):
+            raise UnusableInput(f"{adapter.weights}: {key} does not begin with base_model., as PEFT's tensors do.")
+        below = key.removeprefix("base_model.")
+        if not below.startswith("model."):
+            shared[_without_adapter_name(runtime_name(below))] = key
+            continue
+        parts = runtime_name(below.removeprefix("model.")).split(".")
+        at = next((i for i, part in enumerate(parts) if i and part.startswith((mark, _TOKENS))), None)
+        if at is None:
+            parameter = re.sub(r"\.(modules_to_save(\.default)?|original_module)(?=\.)", "", ".".join(parts))
+            wrapped = ".base_layer." in parameter
+            saved[parameter.replace(".base_layer.", ".")] = SavedKey(key, wrapped)
+            continue
+        owners = tokens if parts[at] == _TOKENS else tuned
+        owners.setdefault(".".join(parts[:at]), {})[_without_adapter_name(".".join(parts[at:]))] = key
+    return AdapterKeys(tuned, tokens, shared, saved)
+
+
+def _mark(adapter: Adapter) -> str:
+    """How the names of this method's tensors begin."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.utils.peft_types import PeftType
+
+    kind = adapter.config.peft_type
+    if kind not in PeftType.__members__ or PeftType[kind] not in PEFT_TYPE_TO_TUNER_MAPPING:
+        raise UnusableInput(
+            f"{adapter.name}: the installed peft does not know {kind}.", hint="Update it with: pip install -U peft"
+        )
+    mark = PEFT_TYPE_TO_PREFIX_MAPPING.get(PeftType[kind])
+    if mark is None:
+        raise UnusableInput(f"{adapter.name}: {kind} changes no layer's weights, so there is nothing to merge.")
+    return str(mark)
+
+
+def _without_adapter_name(tail: str) -> str:
+    """State dicts saved by hand still have it: `lora_A.default.weight`."""
+    return re.sub(r"\.default(?=\.|$)", "", tail)

@@ -1,0 +1,91 @@
+"""`ingraft train` as a person runs it: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ingraft.cli.app import main
+from unit.training.tiny_model import save_tiny_model, translations
+
+SETTINGS = ("--learning-rate", "0.01", "--batch-size", "32", "--dropout", "0")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.csv"
+    path.write_text("term,title,source\n" + "".join(f"{a},{b},{n}\n" for n, (a, b) in enumerate(translations(300))))
+    return path
+
+
+def test_from_a_file_to_an_adapter(model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data.write_text(data.read_text().replace("term,title", "query,document"))
+    output = tmp_path / "adapter"
+    arguments = ["train", "--model", str(model), "--data", str(data), "--output", str(output), *SETTINGS]
+    assert main(arguments) == 0
+
+    printed, words = capfd.readouterr()
+    assert words == ""  # no library has said a word, and there is no bar where there is no terminal
+    facts = {line.split()[0]: line for line in printed.splitlines() if not line.startswith(" ")}
+    assert list(facts) == ["data", "loss", "base", "before", "adapter", "train", "after", "saved", "next"]
+    assert "pairs.csv · 270 pairs to train on, 30 held out · query → anchor, document → positive" in facts["data"]
+    assert "tiny-bert · BertModel" in facts["base"]
+    assert "LoRA r=8 α=32 scale 4 · query, key, value, dense in 2 layers" in facts["adapter"]
+    assert "nDCG@10" in facts["after"]
+    assert f"ingraft merge {output} OUTPUT" in facts["next"]
+
+    from sentence_transformers import SentenceTransformer
+
+    adapted = SentenceTransformer(str(output), device="cpu").encode(["left1 left2"])
+    assert abs(adapted - SentenceTransformer(str(model), device="cpu").encode(["left1 left2"])).max() > 1e-3
+
+    # Once more into the same place: refused, and the adapter is as it was.
+    weights = (output / "adapter_model.safetensors").read_bytes()
+    assert main(arguments) == 2
+    assert f"error: {output} is not empty." in capfd.readouterr().err
+    assert (output / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_json_and_columns_by_position(
+    model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "adapter"
+    arguments = ["train", "--model", str(model), "--data", str(data), "--output", str(output), *SETTINGS]
+    # `term` and `title` mean nothing to us, and `source` is a column of numbers: it would be taken for a score.
+    data.write_text(data.read_text().replace(",source", ",id"))
+    assert main([*arguments, "--max-pairs", "128", "--format", "json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["data"]["by_position"] == ["term", "title"]
+    assert result["data"]["ignored"] == ["id"]
+    assert result["data"]["training_rows"] + result["data"]["held_out_rows"] == 128
+    assert result["adapter"]["target_modules"] == ["query", "key", "value", "dense"]
+    assert result["after"]["nDCG@10"] > result["before"]["nDCG@10"]
+    assert result["output"] == str(output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--data": "missing.csv"}, "missing.csv does not exist"),
+        ({"--model": "./missing"}, "missing does not exist"),
+        ({"--rank": "0"}, "--rank is 0; expected 1 or more."),
+        ({"--target-modules": "q_proj"}, "BertModel has no layer called q_proj"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_write_nothing(
+    model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], change: dict[str, str], message: str
+) -> None:
+    flags = {"--model": str(model), "--data": str(data), "--output": str(tmp_path / "adapter")} | change
+    assert main(["train", *(part for flag in flags.items() for part in flag)]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error.splitlines()[0]
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]

@@ -1,0 +1,217 @@
+"""pytorch_model.bin: its tensors are found where they lie, and no code in it is run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ingraft.checkpoint.pickled import read_pickled
+from ingraft.checkpoint.transfer import open_files
+from ingraft.errors import UnusableInput
+from ingraft.verification.read import load_whole
+
+DTYPES = [
+    torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+]  # fmt: skip
+
+
+class Bomb:
+    """Unpickled without care, it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (self.marker, "run"))
+
+
+class ExecBomb(Bomb):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, (f"open({str(self.marker)!r}, 'w').write('run')",))
+
+
+def read_all(path: Path) -> dict[str, Tensor]:
+    with open_files() as files:
+        return {info.name: load_whole(files, info) for info in read_pickled(path).tensors}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_reads_every_dtype(dtype: torch.dtype, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    state = {"a": (torch.randn(3, 5) * 3).to(dtype), "b": torch.ones(7, dtype=dtype), "scalar": torch.tensor(1, dtype=dtype)}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+
+    found = read_all(path)
+
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_module_state_with_parameters(tmp_path: Path) -> None:
+    """The OrderedDict of a module carries attributes of its own; parameters are not plain tensors."""
+    path = tmp_path / "pytorch_model.bin"
+    layer = torch.nn.Linear(3, 2)
+    torch.save(OrderedDict(layer.state_dict(), **{"own.weight": layer.weight}), path)
+
+    found = read_all(path)
+
+    assert torch.equal(found["weight"], layer.weight)
+    assert torch.equal(found["own.weight"], layer.weight)
+
+
+def test_tensors_below_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"state_dict": {"a": torch.arange(3.0)}, "epoch": 4}, path)
+
+    assert torch.equal(read_all(path)["a"], torch.arange(3.0))
+
+
+def test_tied_storage_and_views(tmp_path: Path) -> None:
+    """Two names for one storage, and a slice of it, are each read whole."""
+    path = tmp_path / "pytorch_model.bin"
+    whole = torch.randn(6, 4)
+    torch.save({"embed": whole, "decoder": whole, "rows": whole[2:5]}, path)
+
+    found = read_all(path)
+
+    assert torch.equal(found["embed"], whole)
+    assert torch.equal(found["decoder"], whole)
+    assert torch.equal(found["rows"], whole[2:5])
+
+
+def test_strided_tensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.randn(4, 4).T}, path)
+
+    with pytest.raises(UnusableInput, match=r"a .*strides.*safe_serialization"):
+        read_pickled(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("bomb", [Bomb, ExecBomb])
+def test_code_is_not_run(bomb: type[Bomb], legacy: bool, tmp_path: Path) -> None:
+    path, marker = tmp_path / "pytorch_model.bin", tmp_path / "marker"
+    torch.save({"a": torch.ones(2), "b": bomb(marker)}, path, _use_new_zipfile_serialization=not legacy)
+
+    with pytest.raises(UnusableInput, match="would run code"):
+        read_pickled(path)
+
+    assert not marker.exists()
+
+
+def test_bare_pickle_is_not_run(tmp_path: Path) -> None:
+    path, marker = tmp_path / "pytorch_model.bin", tmp_path / "marker"
+    path.write_bytes(pickle.dumps(ExecBomb(marker)))
+
+    with pytest.raises(UnusableInput):
+        read_pickled(path)
+
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [[torch.ones(2)], torch.ones(2), {"a": 3}, {"a": "b"}, {1: torch.ones(2)}, {"a": {"b": torch.ones(2)}}, None],
+    ids=["list", "tensor", "number", "string", "key", "nested", "nothing"],
+)
+def test_anything_but_a_state_dict_is_refused(state: Any, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(state, path)
+
+    with pytest.raises(UnusableInput, match="not a state dict"):
+        read_pickled(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.99])
+def test_truncated_file_is_refused(share: float, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.randn(64, 64), "b": torch.randn(64)}, path, _use_new_zipfile_serialization=not legacy)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+    with pytest.raises(UnusableInput) as refused:
+        read_pickled(path)
+
+    assert str(path) in refused.value.message
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"<!DOCTYPE html>" * 9, bytes(1000), b"PK\3\4" + bytes(100)])
+def test_anything_else_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(content)
+
+    with pytest.raises(UnusableInput):
+        read_pickled(path)
+
+
+def repack(path: Path, compression: int) -> None:
+    """The same zip archive, written again by another tool."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+
+
+def test_repacked_without_compression(tmp_path: Path) -> None:
+    path, tensor = tmp_path / "pytorch_model.bin", torch.randn(50, 3)
+    torch.save({"a": tensor}, path)
+    repack(path, zipfile.ZIP_STORED)
+
+    assert torch.equal(read_all(path)["a"], tensor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.arange(10_000.0),
+        lambda: torch.randn(10_000),
+        # deflate cannot make these smaller: everything seems to be where it should
+        lambda: torch.randint(-(2**62), 2**62, (10_000,)),
+    ],
+    ids=["even", "normal", "incompressible"],
+)
+def test_repacked_with_compression_is_refused_or_right(make: Callable[[], Tensor], tmp_path: Path) -> None:
+    """Compressed bytes taken for numbers would be a wrong model that nobody notices."""
+    path, tensor = tmp_path / "pytorch_model.bin", make()
+    torch.save({"a": tensor, "b": tensor + 1}, path)
+    repack(path, zipfile.ZIP_DEFLATED)
+
+    try:
+        found = read_all(path)
+    except UnusableInput:
+        return
+    assert torch.equal(found["a"], tensor)
+    assert torch.equal(found["b"], tensor + 1)
+
+
+def test_legacy_copy_is_removed_at_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from ingraft.checkpoint.pickled import read_pickled\n"
+        "print(read_pickled(Path(sys.argv[1])).tensors[0].file.is_file())"
+    )
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+
+    assert (run.returncode, run.stdout, run.stderr) == (0, "True\n", "")
+    assert list(temporary.iterdir()) == []

@@ -1,0 +1,157 @@
+"""Bytes between files, by Linux calls and without them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingraft.checkpoint import transfer
+from ingraft.checkpoint.transfer import copy_bytes, open_files, read_into, write_from
+
+
+@pytest.fixture(params=[False, True], ids=["linux", "portable"], autouse=True)
+def portable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(transfer, "PORTABLE", request.param)
+    return bool(request.param)
+
+
+CONTENT = bytes(range(256)) * 50
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "target"
+    path.write_bytes(b"." * 3000)
+    return path
+
+
+def test_read(source: Path) -> None:
+    buffer = bytearray(1000)
+    with open_files() as files:
+        read_into(files.get(source), 777, buffer)
+        read_into(files.get(source), 0, bytearray())
+
+    assert buffer == CONTENT[777:1777]
+
+
+def test_read_beyond_the_end(source: Path) -> None:
+    with open_files() as files, pytest.raises(EOFError, match="100 bytes too early"):
+        read_into(files.get(source), len(CONTENT) - 100, bytearray(200))
+
+
+def test_write(target: Path) -> None:
+    with open_files() as files:
+        write_from(files.get(target, "r+b"), 1000, b"x" * 500)
+        write_from(files.get(target, "r+b"), 2900, bytearray(b"y" * 200))
+
+    assert target.read_bytes() == b"." * 1000 + b"x" * 500 + b"." * 1400 + b"y" * 200
+
+
+def test_copy(source: Path, target: Path) -> None:
+    with open_files() as files:
+        copy_bytes(files.get(source), 256, files.get(target, "r+b"), 10, 1024)
+        copy_bytes(files.get(source), 0, files.get(target, "r+b"), 0, 0)
+
+    assert target.read_bytes() == b"." * 10 + CONTENT[256:1280] + b"." * (3000 - 1034)
+
+
+def test_copy_beyond_the_end(source: Path, target: Path) -> None:
+    with open_files() as files, pytest.raises(EOFError):
+        copy_bytes(files.get(source), len(CONTENT) - 10, files.get(target, "r+b"), 0, 20)
+
+
+def test_copy_of_many_pieces(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "CHUNK", 8 * 100)
+    monkeypatch.setattr(os, "copy_file_range", refuse(errno.EXDEV), raising=False)
+    with open_files() as files:
+        copy_bytes(files.get(source), 3, files.get(target, "r+b"), 0, 2345)
+
+    assert target.read_bytes()[:2345] == CONTENT[3:2348]
+
+
+def refuse(number: int) -> Any:
+    def call(*_: Any, **__: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_the_kernel_cannot_copy(number: int, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "copy_file_range", refuse(number), raising=False)
+    with open_files() as files:
+        copy_bytes(files.get(source), 5, files.get(target, "r+b"), 100, 2000)
+
+    assert target.read_bytes()[100:2100] == CONTENT[5:2005]
+
+
+def test_where_the_kernel_copies_a_part_and_stops(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.copy_file_range, []
+
+    def some(a: int, b: int, count: int, start: int, position: int) -> int:
+        calls.append(count)
+        return real(a, b, min(count, 700), start, position) if len(calls) < 3 else 0
+
+    monkeypatch.setattr(os, "copy_file_range", some)
+    with open_files() as files:
+        copy_bytes(files.get(source), 5, files.get(target, "r+b"), 100, 2000)
+
+    assert target.read_bytes() == b"." * 100 + CONTENT[5:2005] + b"." * 900
+
+
+def test_full_disk_is_not_swallowed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+    if portable:
+        pytest.skip("the portable way has no such call")
+    monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC))
+    with open_files() as files, pytest.raises(OSError, match="No space left") as failed:
+        copy_bytes(files.get(source), 5, files.get(target, "r+b"), 100, 2000)
+
+    assert failed.value.errno == errno.ENOSPC
+
+
+def test_calls_that_move_a_part_are_repeated(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_read, real_write = os.preadv, os.pwrite
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: real_read(fd, [buffers[0][:7]], at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real_write(fd, data[:7], at))
+    buffer = bytearray(1000)
+    with open_files() as files:
+        read_into(files.get(source), 1, buffer)
+        write_from(files.get(target, "r+b"), 50, buffer)
+
+    assert buffer == CONTENT[1:1001]
+    assert target.read_bytes()[50:1050] == CONTENT[1:1001]
+
+
+def test_threads_share_a_file(source: Path, target: Path) -> None:
+    """Positions are named with every call: nobody reads or writes where another one has left off."""
+    target.write_bytes(bytes(len(CONTENT)))
+
+    def move(start: int) -> None:
+        piece = bytearray(64)
+        read_into(files.get(source), start, piece)
+        write_from(files.get(target, "r+b"), start, piece)
+
+    with open_files() as files, ThreadPoolExecutor(4) as pool:
+        list(pool.map(move, range(0, len(CONTENT), 64)))
+
+    assert target.read_bytes() == CONTENT
+
+
+def test_files_are_closed(source: Path) -> None:
+    with open_files() as files:
+        file = files.get(source)
+        assert files.get(source) is file
+
+    assert file.closed

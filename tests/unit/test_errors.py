@@ -1,0 +1,26 @@
+"""The errors of ingraft: their words and their exit codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingraft.errors import CheckFailed, IngraftError, UnusableInput, nearest
+
+
+@pytest.mark.parametrize(("kind", "code"), [(IngraftError, 2), (UnusableInput, 2), (CheckFailed, 1)])
+def test_exit_codes(kind: type[IngraftError], code: int) -> None:
+    error = kind("x is wrong.", hint="Do y.")
+
+    assert error.exit_code == code
+    assert isinstance(error, IngraftError)
+    assert (error.message, error.hint, str(error)) == ("x is wrong.", "Do y.", "x is wrong. Do y.")
+
+
+def test_no_hint_leaves_no_space() -> None:
+    assert str(UnusableInput("x is wrong.")) == "x is wrong."
+
+
+def test_nearest() -> None:
+    assert nearest("encoder.layer.6", ["encoder.layer.5", "pooler"]) == " (nearest: encoder.layer.5)"
+    assert nearest("encoder.layer.6", ["xyz"]) == ""
+    assert nearest("encoder.layer.6", []) == ""

@@ -1,0 +1,359 @@
+"""All or nothing on disk: what may be in the way, what a failure leaves, what a killed run left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from helpers.files import snapshot
+from ingraft import publish
+from ingraft.errors import UnusableInput
+from ingraft.publish import check_output, check_room, clean_up, published
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The number of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def fill(folder: Path, text: str = "old") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(text)
+    return folder
+
+
+# What may be in the way
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_free_outputs(overwrite: bool, tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "deep", overwrite=overwrite)
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", overwrite=overwrite)
+
+
+def test_output_not_empty(tmp_path: Path) -> None:
+    fill(tmp_path / "out")
+
+    with pytest.raises(UnusableInput, match="is not empty.*--overwrite"):
+        check_output(tmp_path / "out", overwrite=False)
+    check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_output_is_no_directory(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+
+    with pytest.raises(UnusableInput, match="is a file"):
+        check_output(tmp_path / "file", overwrite=overwrite)
+    with pytest.raises(UnusableInput, match="broken symbolic link"):
+        check_output(tmp_path / "link", overwrite=overwrite)
+
+
+@pytest.mark.parametrize("output", ["base", "base/deep/merged", ".", "link", "link/merged"])
+def test_output_is_no_input(output: str, tmp_path: Path) -> None:
+    fill(tmp_path / "base")
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+
+    with pytest.raises(UnusableInput, match="which the merge reads"):
+        check_output(tmp_path / output, overwrite=True, inputs=(tmp_path / "base",))
+    check_output(tmp_path / "based", overwrite=True, inputs=(tmp_path / "base",))
+
+
+# Publishing
+
+
+def test_becomes_the_output(tmp_path: Path) -> None:
+    with published(tmp_path / "a" / "out") as folder:
+        assert folder.parent == tmp_path / "a"
+        assert folder.name.startswith(".")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").write_text("new")
+        assert not (tmp_path / "a" / "out").exists()
+
+    assert set(snapshot(tmp_path)) == {"a", "a/out", "a/out/deep", "a/out/deep/x"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_takes_the_place_of_an_empty_directory(overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with published(tmp_path / "out", overwrite=overwrite) as folder:
+        (folder / "x").touch()
+
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
+def test_overwrite_swaps(tmp_path: Path) -> None:
+    fill(tmp_path / "out")
+    (tmp_path / "out" / "adapter_config.json").touch()
+    with published(tmp_path / "out", overwrite=True) as folder:
+        (folder / "model.safetensors").write_text("new")
+        assert (tmp_path / "out" / "model.safetensors").read_text() == "old"
+
+    assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "new"
+
+
+def test_overwrite_through_a_link(tmp_path: Path) -> None:
+    fill(tmp_path / "versions" / "1")
+    (tmp_path / "out").symlink_to(tmp_path / "versions" / "1")
+    with published(tmp_path / "out", overwrite=True) as folder:
+        (folder / "model.safetensors").write_text("new")
+
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "versions" / "1" / "model.safetensors").read_text() == "new"
+    assert set(snapshot(tmp_path)) == {"out", "versions", "versions/1", "versions/1/model.safetensors"}
+
+
+def test_relative_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with published(Path("out")) as folder:
+        (folder / "x").touch()
+
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interrupted, SystemExit, UnusableInput])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_failure_leaves_nothing(error: type[BaseException], overwrite: bool, tmp_path: Path) -> None:
+    if overwrite:
+        fill(tmp_path / "out")
+    before = snapshot(tmp_path)
+
+    with pytest.raises(error), published(tmp_path / "out", overwrite=overwrite) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").write_text("half")
+        raise error("stop")
+
+    assert snapshot(tmp_path) == before
+
+
+def test_failure_leaves_no_parents(tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput), published(tmp_path / "a" / "b" / "out") as folder:
+        (folder / "x").touch()
+        raise UnusableInput("no")
+
+    assert snapshot(tmp_path) == {}
+
+
+def test_output_filled_meanwhile(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnusableInput, match="no longer empty"),
+        published(tmp_path / "out") as folder,
+    ):
+        (folder / "x").touch()
+        fill(tmp_path / "out", "somebody else's")
+
+    assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "somebody else's"
+
+
+def test_full_disk_is_said_in_words(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UnusableInput, match="Writing .*out failed: No space left on device. Nothing was published"),
+        published(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert snapshot(tmp_path) == {}
+
+
+def test_parent_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = snapshot(tmp_path)
+
+    with pytest.raises(UnusableInput, match="cannot be written"), published(tmp_path / "file" / "out"):
+        pass
+
+    assert snapshot(tmp_path) == before
+
+
+def test_failing_swap_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "out")
+    before = snapshot(tmp_path)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith(".") and not self.name.endswith(".old"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(UnusableInput, match="Input/output error"), published(tmp_path / "out", overwrite=True) as folder:
+        (folder / "x").touch()
+
+    assert snapshot(tmp_path) == before
+
+
+@contextmanager
+def recorded_fsyncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    calls: list[str] = []
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(descriptor: int) -> None:
+        calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        real_fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        calls.append("rename")
+        return real_rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    yield calls
+
+
+def test_durable_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file, then its directories, then the rename, then the parent."""
+    with recorded_fsyncs(monkeypatch) as calls, published(tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").touch()
+        (folder / "y").touch()
+
+    rename = calls.index("rename")
+    assert {"fsync x", "fsync y", "fsync deep", f"fsync {folder.name}"} <= set(calls[:rename])
+    assert calls.index("fsync x") < calls.index("fsync deep") < calls.index(f"fsync {folder.name}")
+    assert f"fsync {tmp_path.name}" in calls[rename:]
+
+
+# What a killed run left
+
+
+def left_by(parent: Path, output: str, process: int, suffix: str = "") -> Path:
+    return fill(parent / f".ingraft-{output}.{process}.0123abcd{suffix}", "left")
+
+
+@pytest.mark.parametrize("output", ["out", "out.v2", "out [1]*"])
+def test_leftovers_are_removed(output: str, dead: int, tmp_path: Path) -> None:
+    left_by(tmp_path, output, dead)
+
+    clean_up(tmp_path / output)
+
+    assert snapshot(tmp_path) == {}
+
+
+def test_next_run_cleans_up(dead: int, tmp_path: Path) -> None:
+    left_by(tmp_path, "out", dead)
+
+    with published(tmp_path / "out") as folder:
+        (folder / "x").touch()
+
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
+def test_running_merges_are_left_alone(tmp_path: Path) -> None:
+    with published(tmp_path / "out") as folder:
+        clean_up(tmp_path / "out")
+        assert folder.is_dir()
+
+
+def test_running_merge_of_another_process_is_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ingraft.publish import published\n"
+        "with published(Path(sys.argv[1])) as folder:\n"
+        "    print(folder, flush=True); sys.stdin.readline(); (folder / 'x').touch()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        clean_up(tmp_path / "out")
+        assert folder.is_dir()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.wait() == 0
+
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
+def test_leftover_of_an_earlier_process_with_this_number(tmp_path: Path) -> None:
+    """In a container every run has the same process id."""
+    left_by(tmp_path, "out", os.getpid())
+
+    clean_up(tmp_path / "out")
+
+    assert snapshot(tmp_path) == {}
+
+
+def test_leftovers_of_other_outputs_are_left_alone(dead: int, tmp_path: Path) -> None:
+    """`out` is a prefix of `out.5`, whose running merge must not lose its directory."""
+    others = [left_by(tmp_path, name, dead) for name in (f"out.{dead}", "out.v2", "outer", "other")]
+    others.append(left_by(tmp_path, f"out.{dead}", dead, ".old"))
+
+    clean_up(tmp_path / "out")
+
+    assert all(other.is_dir() for other in others)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [".ingraft-out.notes", ".ingraft-out.", ".ingraft-out.12x.0123abcd"])
+def test_other_hidden_things_are_left_alone(name: str, tmp_path: Path) -> None:
+    fill(tmp_path / name)
+
+    clean_up(tmp_path / "out")
+
+    assert (tmp_path / name).is_dir()
+
+
+def test_swapped_out_output_is_put_back(dead: int, tmp_path: Path) -> None:
+    """Killed between the two renames: the old model stands aside, the new one is not in place."""
+    left_by(tmp_path, "out", dead)
+    left_by(tmp_path, "out", dead, ".old")
+
+    clean_up(tmp_path / "out")
+
+    assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
+
+
+def test_swapped_out_output_is_removed_when_the_new_one_is_there(dead: int, tmp_path: Path) -> None:
+    left_by(tmp_path, "out", dead, ".old")
+    fill(tmp_path / "out", "new")
+
+    clean_up(tmp_path / "out")
+
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "new"
+    assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
+
+
+# Room
+
+
+def test_enough_room(tmp_path: Path) -> None:
+    check_room(tmp_path / "new" / "out", disk=1000, memory=1000)
+
+
+def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "free_bytes", lambda folder: 1_500_000)
+
+    with pytest.raises(UnusableInput, match=r"disk of .*out is too small: .*2 MB.*1\.5 MB are free"):
+        check_room(tmp_path / "out", disk=2_000_000, memory=0)
+
+
+def test_memory_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "available_memory", lambda: 300_000_000)
+
+    with pytest.raises(UnusableInput, match="takes about 350 MB, 300 MB are available"):
+        check_room(tmp_path / "out", disk=0, memory=350_000_000)
+
+
+def test_unknown_memory_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "available_memory", lambda: None)
+
+    check_room(tmp_path / "out", disk=0, memory=10**15)

@@ -1,0 +1,101 @@
+"""One option, one place: every field has a docstring, a flag and, where it can be wrong, a check."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ingraft.cli.config_options import options_of
+from ingraft.cli.merge import Format
+from ingraft.demo.steps import DemoConfig
+from ingraft.errors import UnusableInput
+from ingraft.training.config import TrainingConfig, check_settings, field_docs
+
+VALID = TrainingConfig(model="model", data=Path("rows.csv"), output=Path("adapter"))
+
+
+@pytest.mark.parametrize("config", [TrainingConfig, DemoConfig])
+def test_every_field_is_documented(config: Any) -> None:
+    docs = field_docs(config)
+    assert list(docs) == [field.name for field in dataclasses.fields(config)]
+    assert all(text.endswith(".") for text in docs.values())
+
+
+def test_valid_settings_pass() -> None:
+    check_settings(VALID)
+    check_settings(dataclasses.replace(VALID, holdout=0, dropout=0, epochs=0.1, max_pairs=2))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("learning_rate", 0),
+        ("learning_rate", 1.5),
+        ("learning_rate", float("nan")),
+        ("batch_size", 1),
+        ("rank", 0),
+        ("alpha", 0),
+        ("dropout", 1),
+        ("max_pairs", 1),
+        ("holdout", 1),
+        ("holdout", -0.1),
+        ("seed", -1),
+    ],
+)
+def test_settings_out_of_range_are_named(field: str, value: Any) -> None:
+    with pytest.raises(UnusableInput, match=f"--{field.replace('_', '-')} is {value}; expected "):
+        check_settings(dataclasses.replace(VALID, **{field: value}))
+
+
+def run(*arguments: str) -> tuple[Any, list[Any]]:
+    """Run a command with the options of TrainingConfig; what it was called with."""
+    called: list[Any] = []
+
+    @options_of(TrainingConfig)
+    def train(config: TrainingConfig, format: Format) -> None:
+        """Help of the verb."""
+        called.extend((config, format))
+
+    app = typer.Typer()
+    app.command()(train)
+    return CliRunner().invoke(app, arguments), called
+
+
+REQUIRED = ("--model", "m", "--data", "d.csv", "--output", "o")
+
+
+def test_flags_have_the_defaults_of_the_fields() -> None:
+    result, called = run(*REQUIRED)
+    assert result.exit_code == 0, result.output
+    assert called == [TrainingConfig(model="m", data=Path("d.csv"), output=Path("o")), "human"]
+
+
+def test_flags_set_the_fields() -> None:
+    flags = {"--learning-rate": "0.5", "--max-pairs": "7", "--target-modules": "query,value", "--format": "json"}
+    result, [config, format] = run(*REQUIRED, "--overwrite", *[part for flag in flags.items() for part in flag])
+    assert result.exit_code == 0
+    assert (config.learning_rate, config.max_pairs, config.target_modules) == (0.5, 7, "query,value")
+    assert config.overwrite
+    assert format == "json"
+
+
+def test_a_missing_flag_and_an_unknown_one_are_refused() -> None:
+    result, called = run("--model", "m", "--data", "d.csv")
+    assert (result.exit_code, called) == (2, [])
+    assert "--output" in result.output
+    assert run(*REQUIRED, "--no-overwrite")[0].exit_code == 2
+
+
+def test_help_is_the_docstrings() -> None:
+    result, _ = run("--help")
+    words = " ".join(result.output.replace("│", " ").split())
+    assert "Help of the verb." in words
+    for field, text in field_docs(TrainingConfig).items():
+        assert f"--{field.replace('_', '-')}" in words
+        assert text.split(",")[0].split(";")[0] in words

@@ -1,0 +1,69 @@
+"""Libraries are silenced while they work for us, and get their voices back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from ingraft.errors import UnusableInput
+from ingraft.training.quiet import import_libraries, quiet_libraries
+
+
+def test_everything_is_restored() -> None:
+    import datasets
+    import transformers
+
+    def state() -> tuple[object, ...]:
+        return (
+            transformers.utils.logging.is_progress_bar_enabled(),
+            datasets.are_progress_bars_disabled(),
+            [logging.getLogger(name).level for name in ("transformers", "sentence_transformers", "datasets")],
+            list(warnings.filters),
+            logging.root.manager.disable,
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tests' environment forbids huggingface_hub's bars, and it says so
+        transformers.utils.logging.enable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.INFO)
+    before = state()
+    with quiet_libraries():
+        assert not transformers.utils.logging.is_progress_bar_enabled()
+        assert datasets.are_progress_bars_disabled()
+        assert not logging.getLogger("transformers.modeling_utils").isEnabledFor(logging.WARNING)
+        warnings.warn("unheard", UserWarning, stacklevel=1)  # an error outside, as pytest is set up
+    assert state() == before
+    import_libraries()
+    assert state() == before
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.__import__", _without("peft"))
+    with pytest.raises(UnusableInput, match="needs the package peft") as error:
+        import_libraries()
+    assert "pip install 'ingraft[train]'" in error.value.hint
+
+
+def _without(missing: str) -> object:
+    original = __import__
+
+    def importing(name: str, *rest: object, **options: object) -> object:
+        if name == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return original(name, *rest, **options)  # type: ignore[arg-type]
+
+    return importing
+
+
+def test_threads_sleep_unless_told_otherwise() -> None:
+    code = "import os; from ingraft.training.quiet import share_cores as f; f(); print(os.environ['OMP_WAIT_POLICY'])"
+    for told, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": told} if told else {}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
