@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ingraft.files import read_json_object
 from ingraft.layout import Layout
 
 WEIGHT_SUFFIXES = {
@@ -23,6 +24,12 @@ TOKENIZER_FILES = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model",
     "bpe.codes", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+}  # fmt: skip
+
+
+# Of these, the ones that list tokens.
+VOCABULARY_FILES = TOKENIZER_FILES - {
+    "tokenizer.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
 }  # fmt: skip
 
 
@@ -67,8 +74,31 @@ def output_files(
             target = _place_of_tokenizer(path, root, layout, adapter_folders)
         if target is not None:
             carried[target] = root / path
+    _drop_stale_vocabulary(carried, base.root, left)
     files = tuple(CarriedFile(source, path) for path, source in sorted(carried.items()))
     return OutputFiles(layout, files, tuple(left))
+
+
+def _drop_stale_vocabulary(carried: dict[str, Path], base: Path, left: list[str]) -> None:
+    """Take the base's vocabulary files out where the adapter brings a tokenizer with another vocabulary."""
+    for place in [place for place in carried if PurePosixPath(place).name == "tokenizer.json"]:
+        folder = PurePosixPath(place).parent
+        own = carried[place]
+        if own.is_relative_to(base):
+            continue
+        for name in VOCABULARY_FILES:
+            stale = carried.get(str(folder / name))
+            if stale is not None and stale.is_relative_to(base) and not _same_vocabulary(own, stale.parent):
+                del carried[str(folder / name)]
+                left.append(str(stale.relative_to(base)))
+
+
+def _same_vocabulary(tokenizer: Path, other: Path) -> bool:
+    if not (other / "tokenizer.json").is_file():
+        return False
+    first, second = read_json_object(tokenizer), read_json_object(other / "tokenizer.json")
+    vocabularies = [(t.get("model", {}).get("vocab"), t.get("added_tokens")) for t in (first, second)]
+    return vocabularies[0] == vocabularies[1]
 
 
 def _walk(root: Path) -> Iterator[PurePosixPath]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.hub import local_directory
@@ -51,6 +53,7 @@ def merge(
     *,
     base: str | Path | None = None,
     dtype: DType = "auto",
+    base_precision: BasePrecision | None = None,
     overwrite: bool = False,
     verify: bool = True,
     trust_remote_code: bool = False,
@@ -63,7 +66,7 @@ def merge(
     Raises UnusableInput (nothing was written) or CheckFailed (the proof failed and nothing was published).
     """
     check_output(Path(output), overwrite=overwrite)
-    plan = plan_merge(adapter, base, dtype=dtype, trust_remote_code=trust_remote_code)
+    plan = plan_merge(adapter, base, dtype=dtype, base_precision=base_precision, trust_remote_code=trust_remote_code)
     if on_plan:
         on_plan(plan)
     return run_plan(plan, output, overwrite=overwrite, verify=verify, workers=workers, progress=progress)
@@ -87,10 +90,11 @@ def run_plan(
     started = time.monotonic()
     output = Path(output)
     workers = workers or default_workers()
-    check_output(output, overwrite=overwrite, inputs=(plan.base.root, plan.adapter.root))
+    base_root = plan.dequantised.source if plan.dequantised else plan.base.root
+    check_output(output, overwrite=overwrite, inputs=(base_root, plan.adapter.root))
     check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
     shown = progress or _Silent()
-    with published(output, overwrite=overwrite) as folder:
+    with published(output, overwrite=overwrite) as folder, _weights_of_base(plan, workers, shown):
         shown.begin("merge", sum(step.nbytes for step in plan.steps()))
         figures = execute(plan, folder, workers=workers, progress=shown.advance)
         shown.end()
@@ -114,6 +118,7 @@ def verify(
     adapter: str | Path,
     *,
     base: str | Path | None = None,
+    base_precision: BasePrecision | None = None,
     texts: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     workers: int | None = None,
@@ -130,22 +135,46 @@ def verify(
     from ingraft.verification.weights import verify_weights
 
     folder = local_directory(merged, role="merged model")
-    plan = plan_merge(adapter, base, dtype=stored_dtype(folder), trust_remote_code=trust_remote_code)
+    plan = plan_merge(
+        adapter,
+        base,
+        dtype=stored_dtype(folder),
+        base_precision=base_precision,
+        trust_remote_code=trust_remote_code,
+    )
     shown = progress or _Silent()
-    shown.begin("weights", sum(step.nbytes for step in plan.steps()))
-    checks = verify_weights(plan, folder, workers=workers or default_workers(), progress=shown.advance)
-    shown.end()
-    checks = (*checks, *verify_files(plan, folder))
-    figures: dict[str, Any] = {}
-    if checks[0].passed:  # a model of another structure cannot be loaded to be compared
-        shown.begin("embeddings", 0)
-        parity = embedding_parity(
-            folder, adapter, plan.base.root, texts=list(texts) if texts else None, trust_remote_code=trust_remote_code
-        )
+    workers = workers or default_workers()
+    with _weights_of_base(plan, workers, shown):
+        shown.begin("weights", sum(step.nbytes for step in plan.steps()))
+        checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
         shown.end()
-        checks = (*checks, *parity.checks)
-        figures = parity.figures()
+        checks = (*checks, *verify_files(plan, folder))
+        figures: dict[str, Any] = {}
+        if checks[0].passed:  # a model of another structure cannot be loaded to be compared
+            shown.begin("embeddings", 0)
+            parity = embedding_parity(
+                folder,
+                adapter,
+                plan.base.root,
+                texts=list(texts) if texts else None,
+                trust_remote_code=trust_remote_code,
+            )
+            shown.end()
+            checks = (*checks, *parity.checks)
+            figures = parity.figures()
     return VerificationReport(checks, figures)
+
+
+@contextmanager
+def _weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[None]:
+    """A dequantised base has weights within the block; any other one has them anyway."""
+    if plan.dequantised is None:
+        yield
+        return
+    shown.begin("base", plan.dequantised.nbytes)
+    with dequantised_weights(plan.dequantised, workers=workers, progress=shown.advance):
+        shown.end()
+        yield
 
 
 def stored_dtype(folder: Path) -> DType:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
 from ingraft.base_model import BaseModel, open_base
+from ingraft.base_precision import BasePrecision, Dequantised, at_precision
 from ingraft.completeness import check_layers_covered, with_configured_modules
 from ingraft.config_files import TORCH_NAMES, config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
@@ -19,7 +20,7 @@ from ingraft.methods.table import method_for
 from ingraft.naming import Names, find_names
 from ingraft.output_files import OutputFiles, output_files
 from ingraft.shards import check_editable, edits_by_tensor, plan_shards
-from ingraft.steps import MergePlan, OutputShard, Source, WrittenFile
+from ingraft.steps import MergePlan, MergeStep, OutputShard, Source, WrittenFile
 from ingraft.targets import PlacedEdit, place_saved, place_targets
 from ingraft.ties import TiePlan, plan_ties
 
@@ -36,26 +37,36 @@ def plan_merge(
     base: str | Path | None = None,
     *,
     dtype: DType = "auto",
+    base_precision: BasePrecision | None = None,
     trust_remote_code: bool = False,
 ) -> MergePlan:
     """Decide how `adapter` is merged into `base` (default: the base that the adapter names).
 
+    `base_precision` says which weights of a quantised base are meant: `original`, or `dequantized`, which training
+    over it saw.
+
     Reads headers and JSON; writes nothing. Raises UnusableInput with the reason when the merge cannot be right.
     """
     adapters = open_adapters(adapter)
-    merges = [_plan_one(opened, base, trust_remote_code) for opened in adapters]
+    stored = STORED_DTYPES.get(dtype)
+    merges = [_plan_one(opened, base, base_precision, stored, trust_remote_code) for opened in adapters]
     first = merges[0]
+    if len(merges) > 1 and any(merge.dequantised for merge in merges):
+        raise UnusableInput(
+            f"{first.base.name} has several adapted transformers and a quantised base; that is not supported.",
+            hint="Pass the model in its original precision with --base.",
+        )
     trained = read_layout(first.adapter.root)
     folders = _output_folders(merges, trained)
     files = output_files(
         first.base.layout, first.adapter.root, trained, folders, [merge.adapter.folder for merge in merges]
     )
-    stored = STORED_DTYPES.get(dtype)
     shards: list[OutputShard] = []
     written: list[WrittenFile] = []
     for merge in merges:
         folder = folders[merge.base.layout.transformer]
         own = plan_shards(merge.base.checkpoint, folder, merge.edits, merge.added, merge.ties.twins, stored)
+        own = own if stored else _in_output_dtypes(own, merge.dequantised)
         index = index_file(folder, merge.base.checkpoint, own)
         written += config_changes(folder, merge.base, own, stored, untied=merge.ties.untied) + (
             [index] if index else []
@@ -76,15 +87,44 @@ class _Merge:
     added: tuple[SavedParameter, ...]
     ties: TiePlan
     notes: tuple[str, ...]
+    dequantised: Dequantised | None
 
 
-def _plan_one(adapter: Adapter, base: str | Path | None, trust_remote_code: bool) -> _Merge:
+def _in_output_dtypes(shards: Sequence[OutputShard], base: Dequantised | None) -> list[OutputShard]:
+    """Dequantised tensors may be read in a wider dtype than the model has: they are rounded once, into that."""
+    if base is None:
+        return list(shards)
+
+    def fitted(step: MergeStep) -> MergeStep:
+        dtype = base.dtypes.get(step.tensor, base.dtype if step.source is None else step.dtype)
+        action = "cast" if step.action == "copy" and dtype != step.dtype else step.action
+        return replace(step, dtype=dtype, action=action)
+
+    return [replace(shard, steps=tuple(fitted(step) for step in shard.steps)) for shard in shards]
+
+
+def _plan_one(
+    adapter: Adapter,
+    base: str | Path | None,
+    base_precision: BasePrecision | None,
+    stored: str | None,
+    trust_remote_code: bool,
+) -> _Merge:
     """Which tensors of the base an adapter changes, and how."""
     method = method_for(adapter.config.raw)
     if method.route == "refused":
         raise UnusableInput(f"{adapter.name}: {method.name} cannot be merged: {method.reason}")
-    model = open_base(adapter, base)
-    tensors, names = _find_names(adapter, group_tensors(adapter, method), model, method, trust_remote_code)
+    grouped = group_tensors(adapter, method)
+    chosen = at_precision(
+        open_base(adapter, base),
+        adapter,
+        base_precision,
+        weights=[target.weight for target in grouped.targets],
+        dtype=stored,
+        trust_remote_code=trust_remote_code,
+    )
+    model = chosen.model
+    tensors, names = _find_names(adapter, grouped, model, method, trust_remote_code)
     edits = place_targets(adapter, method, tensors, names, TORCH_NAMES.get(model.checkpoint.dtype, "float32"))
     replaced, absent = place_saved(adapter, tensors.saved, names)
     check_layers_covered(adapter, model.checkpoint, tensors, names)
@@ -93,7 +133,8 @@ def _plan_one(adapter: Adapter, base: str | Path | None, trust_remote_code: bool
     ties = plan_ties([*replaced, *edits], names, model.checkpoint, adapter.config.raw)
     by_tensor = edits_by_tensor(ties.edits)
     check_editable(model, by_tensor, ties.twins)
-    return _Merge(adapter, model, method, names, by_tensor, added, ties, (*tensors.notes, *ties.notes))
+    notes = (*chosen.notes, *tensors.notes, *ties.notes)
+    return _Merge(adapter, model, method, names, by_tensor, added, ties, notes, chosen.dequantised)
 
 
 def _find_names(
@@ -185,7 +226,7 @@ def _assemble(
     in_memory = any(merge.method.route == "in-memory" for merge in merges)
     largest = max(merge.base.checkpoint.elements for merge in merges)
     return MergePlan(
-        base=_base_source([merge.base for merge in merges]),
+        base=_base_source([merge.base for merge in merges], merges[0].dequantised),
         adapter=_adapter_source([merge.adapter for merge in merges]),
         method=" and ".join(methods),
         peft_type=merges[0].method.peft_type,
@@ -200,6 +241,7 @@ def _assemble(
         needed_disk=sum(shard.nbytes for shard in shards) + small,
         needed_memory=IN_MEMORY_RUNTIME + 5 * largest if in_memory else RUNTIME_MEMORY + _largest_inputs(shards),
         trust_remote_code=trust_remote_code,
+        dequantised=merges[0].dequantised,
     )
 
 
@@ -213,7 +255,7 @@ def _largest_inputs(shards: Sequence[OutputShard]) -> int:
     return sum(sorted(sizes)[-4:])
 
 
-def _base_source(models: Sequence[BaseModel]) -> Source:
+def _base_source(models: Sequence[BaseModel], dequantised: Dequantised | None) -> Source:
     first = models[0]
     return Source(
         name=first.name,
@@ -225,6 +267,7 @@ def _base_source(models: Sequence[BaseModel]) -> Source:
             "parameters": sum(model.checkpoint.elements for model in models),
             "dtype": first.checkpoint.dtype,
             "format": "pickled" if first.checkpoint.pickled else "safetensors",
+            **({"precision": dequantised.how} if dequantised else {}),
         },
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ingraft.base_precision import Dequantised
 from ingraft.checkpoint import TensorInfo, tensor_nbytes, write_header
 from ingraft.layout import Layout
 from ingraft.methods.method import LayerKind, Route, Setting
@@ -124,6 +125,7 @@ class MergePlan:
     carried        files copied as they are; `written` files made here; `left_behind` files of the base not taken over
     needed_disk    bytes of the finished output
     needed_memory  bytes, estimated, that the merge takes at most at a time
+    dequantised    the temporary plain copy that `base` is read from, where a quantised base was dequantised
     """
 
     base: Source
@@ -141,6 +143,7 @@ class MergePlan:
     needed_disk: int
     needed_memory: int
     trust_remote_code: bool = False
+    dequantised: Dequantised | None = None
 
     def steps(self) -> Iterator[MergeStep]:
         for shard in self.shards:

@@ -53,22 +53,24 @@ def place_targets(
 
 
 def _in_memory(owner: TargetModule, target: Target, inputs: Mapping[str, TensorInfo], names: Names) -> list[PlacedEdit]:
-    """Weight and bias of a module that PEFT merges; the numbers come as they are stored, so nothing is turned."""
+    """Weight and bias of a module that PEFT merges."""
     placed = []
     for parameter in (owner.weight, owner.bias):
-        stored = matrix_shape(names.shapes[parameter], "linear") if parameter in names.regions else (0, 0)
+        is_weight = parameter == owner.weight
+        transposed = is_weight and target.kind == "conv1d"
         for region in names.regions.get(parameter, ()):
             edit = Edit(
                 target=owner.module,
                 parameter=names.running.get(parameter, parameter),
-                part="weight" if parameter == owner.weight else "bias",
+                part="weight" if is_weight else "bias",
                 kind=target.kind,
                 formula=IN_MEMORY,
                 inputs=dict(inputs),
                 settings={},
-                shape=stored,
+                shape=target.shape if is_weight else (target.shape[0], 1),
                 elements=region.elements,
-                rows=region.rows,
+                rows=(0, target.shape[0]) if transposed else region.rows,
+                transposed=transposed,
                 expert=region.expert,
             )
             placed.append(PlacedEdit(region.tensor, edit))

@@ -80,7 +80,7 @@ def live_names(
                 f"{adapter.weights}: {keys.saved[parameter].key} belongs to parameters that the model loads in parts, "
                 f"such as {placements[0].parameter}; that is not supported."
             )
-        elif placements is None or through.is_stored(parameter) or _is_asked_for(adapter, parameter):
+        elif placements is None or through.has_head(parameter) or _is_asked_for(adapter, parameter):
             absent.append(parameter)
         else:
             raise _fits_nothing(adapter, keys.saved[parameter].key, parameters, base)
@@ -135,6 +135,8 @@ class _ThroughFile:
 
     names: Names
     runtime: RuntimeModel
+    base: BaseModel
+    trust_remote_code: bool
 
     @classmethod
     def open(
@@ -142,10 +144,14 @@ class _ThroughFile:
     ) -> _ThroughFile:
         weights = [f"{module}.weight" for module in modules]
         names = find_names(weights, parameters, base, trust_remote_code=trust_remote_code)
-        return cls(names, runtime_model(base, trust_remote_code=trust_remote_code))
+        return cls(names, runtime_model(base, trust_remote_code=trust_remote_code), base, trust_remote_code)
 
-    def is_stored(self, parameter: str) -> bool:
-        return parameter in self.names.regions
+    def has_head(self, parameter: str) -> bool:
+        """Is it stored, or a parameter of the class that the base was saved with?"""
+        return parameter in self.names.regions or parameter in self.head().shapes
+
+    def head(self) -> RuntimeModel:
+        return runtime_model(self.base, trust_remote_code=self.trust_remote_code, head=True)
 
     def placements(self, parameter: str, live: Sequence[str]) -> tuple[Placement, ...] | None:
         """Live parameters made of the same stored numbers; None for one that only a head of another class has."""

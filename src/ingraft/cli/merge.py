@@ -16,6 +16,14 @@ def merge(
     base: Annotated[
         str | None, typer.Option(help="Base model: a directory or a Hub id. Default: what the adapter names.")
     ] = None,
+    base_precision: Annotated[
+        Literal["original", "dequantized"] | None,
+        typer.Option(
+            help="For an adapter trained over a quantised base (QLoRA): merge into the original weights, or into the "
+            "dequantised ones that training saw.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Dtype of the merged weights; auto keeps the base's."),
@@ -43,7 +51,7 @@ def merge(
     human = format == "human"
     if not dry_run:
         check_output(output, overwrite=overwrite)
-    plan = plan_merge(adapter, base, dtype=dtype, trust_remote_code=trust_remote_code)
+    plan = plan_merge(adapter, base, dtype=dtype, base_precision=base_precision, trust_remote_code=trust_remote_code)
     if save_plan is not None:
         show.save_json(save_plan, plan.to_dict())
     if human:

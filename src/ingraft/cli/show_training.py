@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingraft.cli import show
 from ingraft.files import human_bytes
@@ -46,12 +46,13 @@ def observer(*, human: bool) -> Iterator[Observer]:
     bars = Progress(
         TextColumn("[bold cyan]{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
+        # Else what is printed would go to stderr with the bar, although stdout is a file.
+        redirect_stdout=sys.stdout.isatty(),
     )
 
     def observe(event: Any) -> None:
@@ -73,16 +74,16 @@ def _only(bars: Progress, description: str | None) -> None:
     for task in bars.task_ids:
         bars.remove_task(task)
     if description:
-        bars.add_task(description, total=None, loss="")
+        bars.add_task(description, total=None, state="")
 
 
 def _advance(bars: Progress, step: Step) -> None:
     if step.done == 0:
         _only(bars, None)
-        bars.add_task("train", total=step.total, loss="")
+        bars.add_task("train", total=step.total, state="")
+    loss = f" · loss {step.loss:.3f}" if step.loss is not None else ""
     for task in bars.task_ids:
-        loss = f"loss {step.loss:.3f}" if step.loss is not None else ""
-        bars.update(task, completed=step.done, loss=loss)
+        bars.update(task, completed=step.done, state=f"{step.done}/{show.plural(step.total, 'step')}{loss}")
 
 
 def fact(event: Any) -> None:

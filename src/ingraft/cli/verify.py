@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,13 @@ def verify(
         str, typer.Option(help="The adapter that was merged: a directory or a Hub id.", show_default=False)
     ],
     base: Annotated[str | None, typer.Option(help="Base model. Default: what the adapter names.")] = None,
+    base_precision: Annotated[
+        Literal["original", "dequantized"] | None,
+        typer.Option(
+            help="Which weights of a quantised base the adapter was merged into: as given to `ingraft merge`.",
+            show_default=False,
+        ),
+    ] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Texts to embed with both models, one a line. Default: a set of ours.")
     ] = None,
@@ -31,7 +38,15 @@ def verify(
 
     chosen = read_texts(texts) if texts else None
     with show.progress(format == "human") as progress:
-        report = run(merged, adapter, base=base, texts=chosen, trust_remote_code=trust_remote_code, progress=progress)
+        report = run(
+            merged,
+            adapter,
+            base=base,
+            base_precision=base_precision,
+            texts=chosen,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
     if format == "json":
         show.json(report.to_dict())
     else:

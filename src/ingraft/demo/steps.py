@@ -78,12 +78,12 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
 
     `observe` is told DemoData, all that a training run tells, MergeResult, VerificationReport and each Evaluated.
     """
+    started = time.monotonic()
+    check_output(config.output, overwrite=config.overwrite)
     share_cores()
     from ingraft.adapted import load_adapted
     from ingraft.pipeline import merge, verify
 
-    started = time.monotonic()
-    check_output(config.output, overwrite=config.overwrite)
     data = diagnosis_data(catalogue(), pairs=config.pairs, seed=config.seed)
     observe(data)
     base, pairs = prepare(config.output, data)
@@ -100,7 +100,7 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
 
     task = RetrievalTask(data.queries, data.corpus, data.relevant)
     with quiet_libraries():
-        models = {"base": _load(base), "adapted": load_adapted(adapter), "merged": _load(merged)}
+        models: dict[str, Any] = {"base": _load(base), "adapted": load_adapted(adapter), "merged": _load(merged)}
         metrics = {name: _measure(name, model, task, observe) for name, model in models.items()}
         parity = largest_difference(models["adapted"], models["merged"], list(data.queries.values()))
     return DemoResult(trained, merged_model, report, metrics, parity, time.monotonic() - started)
@@ -149,6 +149,7 @@ def _measure(name: str, model: SentenceTransformer, task: RetrievalTask, observe
 
 
 def _load(model: Path) -> SentenceTransformer:
+    """On the CPU, where the adapted model is as well: another device computes other last digits."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(model), local_files_only=True)
+    return SentenceTransformer(str(model), device="cpu", local_files_only=True)

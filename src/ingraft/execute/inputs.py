@@ -96,7 +96,8 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
     if edit.formula == ZERO:
         return lambda weight, at: torch.zeros_like(weight)
     if edit.formula == IN_MEMORY:
-        merged = memory[edit.parameter].reshape(edit.shape if edit.part == "weight" else (-1,))
+        merged = memory[edit.parameter]
+        merged = merged.T if edit.transposed else merged.reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: merged[at]
     inputs = {name: read_adapter_tensor(files, info) for name, info in edit.inputs.items()}
     if edit.formula == REPLACE:

@@ -16,7 +16,7 @@ def hra(hra_u: Tensor, *, orthogonal: bool) -> RowFormula:
     u: [in, r]. `orthogonal` (`apply_GS`): Gram-Schmidt first, and all reflections at once, W·(I − 2·U·Uᵀ).
     """
     mirrors = _gram_schmidt(hra_u) if orthogonal else hra_u / torch.linalg.vector_norm(hra_u, dim=0)
-    groups = [mirrors] if orthogonal else mirrors.split(1, dim=1)
+    groups = [mirrors] if orthogonal else _columns(mirrors)
 
     def rows(weight: Tensor, at: slice) -> Tensor:
         for group in groups:
@@ -29,8 +29,12 @@ def hra(hra_u: Tensor, *, orthogonal: bool) -> RowFormula:
 def _gram_schmidt(vectors: Tensor) -> Tensor:
     """Step by step like PEFT: it starts from pairs of equal vectors, whose difference is mostly rounding at first."""
     done: list[Tensor] = []
-    for vector in vectors.split(1, dim=1):
+    for vector in _columns(vectors):
         for other in done:
             vector = vector - (other.T @ vector) * other
         done.append(vector / torch.linalg.vector_norm(vector))
     return torch.cat(done, dim=1)
+
+
+def _columns(matrix: Tensor) -> list[Tensor]:
+    return [matrix[:, column, None] for column in range(matrix.shape[1])]

@@ -11,25 +11,33 @@ RowFormula = Callable[[Tensor, slice], Tensor]
 
 
 def oft(
-    oft_R: Tensor, *, block_size: int, neumann_terms: int | None, longest: float | None, embedding: bool
+    oft_R: Tensor | None = None,
+    oft_embedding_R: Tensor | None = None,
+    *,
+    block_size: int,
+    neumann_terms: int | None,
+    longest: float | None,
 ) -> RowFormula:
     """W' = W·diag(R₁, R₂, …)ᵀ, each R a rotation of b inputs (Qiu et al. 2023, arXiv:2306.07280).
 
     oft_R: [in/b, b·(b−1)/2], or one row for all blocks (`block_share`): the upper triangles of skew-symmetric Q.
+    oft_embedding_R: the same for the output of an embedding, W' = W·diag(R₁, R₂, …), W: [V, d].
     R = (I − Q)·(I + Q)⁻¹, or with `neumann_terms` the series I + 2Q + 2Q² + …, which turns the other way round.
     `longest` (`coft`): a Q longer than that over the root of their number is shortened to it.
-    `embedding`: it is the output that is turned, W' = W·diag(R₁, R₂, …), W: [V, d].
     """
-    skew = oft_R.new_zeros(len(oft_R), block_size, block_size)
+    triangles = oft_R if oft_R is not None else oft_embedding_R
+    if triangles is None:
+        raise ValueError("neither oft_R nor its embedding twin")
+    skew = triangles.new_zeros(len(triangles), block_size, block_size)
     upper = torch.triu_indices(block_size, block_size, 1)
-    skew[:, upper[0], upper[1]] = oft_R
+    skew[:, upper[0], upper[1]] = triangles
     skew = skew - skew.mT
     if longest is not None:
-        limit = longest / len(oft_R) ** 0.5
+        limit = longest / len(triangles) ** 0.5
         length = torch.linalg.matrix_norm(skew)[:, None, None]
         skew = torch.where(length > limit, skew * (limit / length), skew)
     rotations = _cayley(skew) if neumann_terms is None else _neumann(skew, neumann_terms)
-    rotations = rotations.mT if embedding else rotations
+    rotations = rotations if oft_R is not None else rotations.mT
     return lambda weight, at: _turn(weight, rotations)
 
 

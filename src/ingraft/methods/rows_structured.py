@@ -9,7 +9,7 @@ from typing import Any
 
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import Method, Setting, Target
-from ingraft.methods.settings import HINT, check_divides, check_shape, rank_of
+from ingraft.methods.settings import HINT, check_divides, check_present, check_shape, rank_of
 from ingraft.methods.settings_lora import token_indices
 
 Config = Mapping[str, Any]
@@ -40,13 +40,14 @@ def _oft(config: Config, target: Target, targets: Targets) -> Settings:
     else:
         size = _nearest_divisor(columns, size)
         blocks = columns // size
-    check_shape(target, "oft_R", (1 if config.get("block_share") else blocks, size * (size - 1) // 2))
+    parameter = "oft_embedding_R" if "oft_embedding_R" in target.tensors else "oft_R"
+    check_present(target, parameter)
+    check_shape(target, parameter, (1 if config.get("block_share") else blocks, size * (size - 1) // 2))
     neumann = config.get("use_cayley_neumann", True)
     return {
         "block_size": size,
         "neumann_terms": int(config.get("num_cayley_neumann_terms", 5)) if neumann else None,
         "longest": float(config.get("eps", 6e-5)) if config.get("coft") else None,
-        "embedding": target.kind == "embedding",
     }
 
 
@@ -97,7 +98,7 @@ def _ia3(config: Config, target: Target, targets: Targets) -> Settings:
     else:
         feedforward = any(target.module.endswith(name) for name in names)
     out, columns = target.shape
-    if target.kind != "conv":
+    if len(target.tensors["ia3_l"]) == 2:
         check_shape(target, "ia3_l", (1, columns) if feedforward else (out, 1))
     elif feedforward:
         raise UnusableInput(
@@ -170,7 +171,8 @@ ROWS: tuple[Method, ...] = (
         "streamed",
         change="W' = W·diag(R₁, R₂, …)ᵀ, R from Cayley's formula or its series",
         source="OFT, arXiv:2306.07280",
-        tensors={".oft_R.weight": "oft_R", ".oft_embedding_R.weight": "oft_R"},
+        tensors={".oft_R.weight": "oft_R", ".oft_embedding_R.weight": "oft_embedding_R"},
+        optional=frozenset({"oft_R", "oft_embedding_R"}),
         # PEFT's forward of convolutions is none: it cuts the input into patches, turns and then adds them up.
         kinds=frozenset({"linear", "embedding"}),
         formula="oft:oft",
@@ -257,7 +259,7 @@ ROWS: tuple[Method, ...] = (
         "PSOFT",
         "PSOFT",
         "streamed",
-        change="ΔW = U·S·(R − I)·Vᵀ, the r largest singular parts of W turned",
+        change="ΔW = U·S·(R − I)·Vᵀ, the r largest singular parts of W turned, their signs as LAPACK has them here",
         source="PSOFT, openreview.net/forum?id=FSHrinMArK",
         tensors={
             ".psoft_R.weight": "psoft_R",

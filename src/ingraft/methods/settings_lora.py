@@ -147,7 +147,8 @@ def _check_qalora(config: Config, target: Target) -> None:
     """PEFT heeds `use_qalora` on GPTQ-quantised layers alone; there A sees the means of groups of inputs."""
     if config.get("use_qalora"):
         group = int(config.get("qalora_group_size", 16))
-        if group > 1 and target.tensors["lora_A"][1] * group == target.shape[1]:
+        a = target.tensors["lora_A"]
+        if group > 1 and len(a) == 2 and a[1] * group == target.shape[1]:
             raise UnusableInput(
                 f"{target.module} was trained with QA-LoRA on GPTQ-quantised weights, which no merge can change.",
                 hint="Serve it through PEFT, or train LoRA instead.",

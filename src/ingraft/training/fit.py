@@ -85,11 +85,11 @@ def fit(
         try:
             trainer.train()
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError) or "memory" in str(error):
-                raise UnusableInput(
-                    f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
-                ) from None
-            raise
+            if not _is_memory_short(error):
+                raise
+            raise UnusableInput(
+                f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
+            ) from None
     _check_trained(model, config)
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Fit(trainer.state.global_step, losses)
@@ -113,6 +113,12 @@ def _callback(on_step: Callable[[Step], None]) -> Any:
             self.loss = (logs or {}).get("loss", self.loss)
 
     return ReportSteps()
+
+
+def _is_memory_short(error: Exception) -> bool:
+    """torch has an exception for it on GPUs; a CPU that runs out of memory is a RuntimeError like any other."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
 def _check_trained(model: SentenceTransformer, config: TrainingConfig) -> None:

@@ -18,7 +18,7 @@ from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load
-from ingraft.verification.truth import Truth, rademacher_free_probe
+from ingraft.verification.truth import Truth, random_input
 
 ROW_LIMIT = 8.0
 FLOAT32_UNIT = 2.0**-24
@@ -66,10 +66,11 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
         return ProbeResult(where, _bias_ratio(files, truth, base, written, last))
     width = last.shape[1] if not last.transposed else last.rows[1] - last.rows[0]
     seed = int.from_bytes(hashlib.sha256(where.encode()).digest()[:6], "big")
-    x = rademacher_free_probe(last.shape[1], seed)
+    x = random_input(last.shape[1], seed)
     rows = _Rows(files, base, written, start, stop, width)
     products = rows.products(x) if not last.transposed else rows.products_from_columns(x)
-    return ProbeResult(where, _ratio(products, truth.added(last, x), last.shape[1], written.dtype))
+    answer = truth.answer(last, x, products.base)
+    return ProbeResult(where, _ratio(products, answer, last.shape[1], written.dtype, truth.noise(last)))
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,12 @@ class _Rows:
         return _Products(*sums)
 
 
-def _ratio(products: _Products, added: Tensor, width: int, dtype: str) -> float:
+def _ratio(products: _Products, answer: Tensor, width: int, dtype: str, noise: float) -> float:
     """The larger of the two error measures, as a share of its limit."""
-    error = products.merged - products.base - added
+    error = products.merged - answer
     unit = torch.finfo(DTYPES[dtype]).eps / 2
-    scale = products.squares + products.base.square() / width + added.square()
-    variance = products.squares * unit**2 / 3 + scale * FLOAT32_UNIT**2 * (width + 16) + 1e-37
+    scale = products.squares + (products.base.square() + answer.square()) / width
+    variance = products.squares * unit**2 / 3 + scale * (noise * FLOAT32_UNIT) ** 2 * (width + 16) + 1e-37
     relative = error.square() / variance
     rows = relative.numel()
     worst = float(relative.max().sqrt()) / ROW_LIMIT
@@ -136,12 +137,16 @@ def _ratio(products: _Products, added: Tensor, width: int, dtype: str) -> float:
 
 def _bias_ratio(files: OpenFiles, truth: Truth, base: TensorInfo, written: TensorInfo, edit: Edit) -> float:
     start, stop = edit.elements
-    before = load(files, base, start, stop, slot=0).to(torch.float64)
-    after = load(files, written, start, stop, slot=1).to(torch.float64)
-    added = truth.tensor(edit.inputs["lora_bias"]).double() * float(edit.settings["scale"])  # type: ignore[arg-type]
+    before = load(files, base, start, stop, slot=0).float().clone()
+    after = load(files, written, start, stop, slot=1).double()
+    expected = truth.bias(edit, before).double()
     unit = torch.finfo(DTYPES[written.dtype]).eps / 2
-    allowed = after.abs() * unit * 1.01 + (before.abs() + added.abs()) * FLOAT32_UNIT * 4 + 1e-37
-    return float(((after - before - added[slice(*edit.rows)]).abs() / allowed).max())
+    allowed = (
+        after.abs() * unit * 1.01
+        + (before.double().abs() + expected.abs()) * FLOAT32_UNIT * 16 * truth.noise(edit)
+        + 1e-37
+    )
+    return float(((after - expected).abs() / allowed).max())
 
 
 def _probe_rest(files: OpenFiles, step: MergeStep, written: TensorInfo, parts: list[tuple[int, int]]) -> ProbeResult:

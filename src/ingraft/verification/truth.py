@@ -1,52 +1,167 @@
 """What an adapted layer answers to an input: its forward pass, W·x and what the adapter adds on the way.
 
-LoRA's forward is two small products and is written out here. Every other method is asked through PEFT's own layer.
+LoRA's forward is two small products and is written out here. Every other method is asked through PEFT's own layer: for
+a streamed merge layer by layer, for one in memory in the whole adapted model.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ingraft.adapter import open_adapter
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, open_files
-from ingraft.steps import REPLACE, Edit, MergePlan
+from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
 from ingraft.verification.read import load_whole
 
-
-@dataclass(frozen=True)
-class Truth:
-    files: OpenFiles
-
-    def tensor(self, info: TensorInfo) -> Tensor:
-        return load_whole(self.files, info).float()
-
-    def added(self, edit: Edit, x: Tensor) -> Tensor:
-        """What the adapter's branch adds to W·x for input `x` [in], at the rows of the edit: s·B·(A·x)."""
-        scale = float(edit.settings["scale"])  # type: ignore[arg-type]
-        rows = slice(*edit.rows)
-        if edit.kind == "embedding":
-            a, b = self.tensor(edit.inputs["lora_embedding_A"]), self.tensor(edit.inputs["lora_embedding_B"])
-            return a.T[rows] @ (b.T @ x) * scale
-        a, b = self.tensor(edit.inputs["lora_A"]), self.tensor(edit.inputs["lora_B"])
-        return b.flatten(1)[rows] @ (a.flatten(1) @ x) * scale
-
-
-def has_own_forward(edit: Edit) -> bool:
-    """Is the edit's forward written out here?"""
-    return edit.formula in ("lora:lora", "lora:lora_embedding", "lora:lora_bias", REPLACE)
+# Whose forward pass is written out here.
+_OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
 
 
 @contextmanager
 def open_truth(plan: MergePlan) -> Iterator[Truth]:
     with open_files() as files:
-        yield Truth(files)
+        yield Truth(plan, files)
 
 
-def rademacher_free_probe(width: int, seed: int) -> Tensor:
+class Truth:
+    """Answers of the adapted layers of one merge. Safe to share between threads."""
+
+    def __init__(self, plan: MergePlan, files: OpenFiles) -> None:
+        self._plan, self._files = plan, files
+        self._lock = threading.Lock()
+        self._kept: tuple[tuple[str, str], Any] | None = None
+
+    def noise(self, edit: Edit) -> float:
+        """How much more the float32 arithmetic of this answer may lose than plain sums: inverses, decompositions."""
+        return 1.0 if edit.formula in _OWN else 16.0
+
+    def tensor(self, info: TensorInfo) -> Tensor:
+        """An adapter tensor in float32."""
+        return load_whole(self._files, info).float()
+
+    def answer(self, edit: Edit, x: Tensor, base: Tensor) -> Tensor:
+        """W′·x of the adapted layer without its bias, at the rows of `edit`; `base` is W·x there. x: [in]."""
+        if edit.formula in _OWN:
+            return base + self._added(edit, x)
+        rows = slice(*edit.rows)
+        with self._lock:
+            layer, forward = self._layer(edit)
+            if edit.kind == "embedding":
+                pieces = [forward(ids) @ x for ids in torch.arange(edit.shape[0]).split(8192)]
+                return torch.cat(pieces)[rows]
+            inputs = torch.stack([x, torch.zeros_like(x)])
+            both = forward(inputs)
+        return (both[0] - both[1])[rows]
+
+    def bias(self, edit: Edit, base: Tensor) -> Tensor:
+        """The adapted layer's bias, its answer to nothing, at the rows of `edit`; `base` is the base's bias there."""
+        rows = slice(*edit.rows)
+        if edit.formula in _OWN:
+            return base + self.tensor(edit.inputs["lora_bias"])[rows] * float(edit.settings["scale"])  # type: ignore[arg-type]
+        with self._lock:
+            layer, forward = self._layer(edit)
+            width = layer.weight.shape[0] if edit.kind == "conv1d" else layer.weight[0].numel()
+            return forward(torch.zeros(1, width))[0][rows]
+
+    def _added(self, edit: Edit, x: Tensor) -> Tensor:
+        """s·B·(A·x): what LoRA's branch adds."""
+        scale, rows = float(edit.settings["scale"]), slice(*edit.rows)  # type: ignore[arg-type]
+        if edit.kind == "embedding":
+            a, b = self.tensor(edit.inputs["lora_embedding_A"]), self.tensor(edit.inputs["lora_embedding_B"])
+            return a.T[rows] @ (b.T @ x) * scale
+        a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
+        if edit.formula == "lora:lora_expert":
+            expert, experts = edit.expert or 0, int(edit.settings["experts"])  # type: ignore[arg-type]
+            a, b = a.unflatten(0, (experts, -1))[expert], b.unflatten(1, (-1, experts))[..., expert]
+        return b[rows] @ (a @ x) * scale
+
+    def _layer(self, edit: Edit) -> tuple[Any, Any]:
+        """(base layer, forward) of the edit's module; the last one asked for is kept."""
+        key = (edit.target, edit.parameter.rsplit(".", 1)[0])
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._live_layer(edit) if edit.formula == IN_MEMORY else self._alone(edit))
+        found: tuple[Any, Any] = self._kept[1]
+        return found
+
+    def _alone(self, edit: Edit) -> tuple[Any, Any]:
+        """The layer made of the base's numbers and this module's adapter tensors."""
+        from ingraft.adapted.layer import BaseLayer, adapted_layer, forward_of
+
+        weight, bias = self._base_numbers(edit)
+        layer = BaseLayer(edit.kind, weight, bias)
+        folder = next(iter(edit.inputs.values())).file.parent
+        return layer, forward_of(adapted_layer(open_adapter(folder), edit.target, layer, shapes=self._shapes), layer)
+
+    def _live_layer(self, edit: Edit) -> tuple[Any, Any]:
+        from ingraft.adapted.layer import BaseLayer, forward_of
+
+        module = self._live.get_submodule(edit.parameter.rsplit(".", 1)[0])
+        base = module.get_base_layer()
+        layer = BaseLayer(edit.kind, base.weight, getattr(base, "bias", None))
+        return layer, forward_of(module, layer)
+
+    @cached_property
+    def _live(self) -> Any:
+        """The whole adapted model, for methods that need all of it."""
+        from ingraft.adapted import load_adapted
+
+        plan = self._plan
+        return load_adapted(plan.adapter.root, plan.base.root, trust_remote_code=plan.trust_remote_code)[0].model
+
+    @cached_property
+    def _edits(self) -> dict[tuple[str, str], list[tuple[MergeStep, Edit]]]:
+        """Edits and their steps by (module, part)."""
+        found: dict[tuple[str, str], list[tuple[MergeStep, Edit]]] = {}
+        for step in self._plan.steps():
+            for edit in step.edits:
+                if edit.formula in (REPLACE, ZERO):
+                    continue
+                found.setdefault((edit.target, edit.part), []).append((step, edit))
+        return found
+
+    @cached_property
+    def _shapes(self) -> dict[str, Any]:
+        """Kind and weight shape of every adapted module, as the running model has them."""
+        shapes = {}
+        for (module, part), pairs in self._edits.items():
+            step, edit = pairs[0]
+            if part == "weight":
+                shapes[module] = (edit.kind, _running_shape(step, edit))
+        return shapes
+
+    def _base_numbers(self, edit: Edit) -> tuple[Tensor, Tensor | None]:
+        """Weight (as the running model has it) and bias of the base, put together from where they are stored."""
+        pairs = self._edits.get((edit.target, "weight"), [])
+        same = [(step, other) for step, other in pairs if other.formula == edit.formula or edit.part == "bias"]
+        if not same:  # the method changes biases only: any weight of the right shape will do
+            return torch.zeros(edit.shape[0], 1), self._joined(self._edits[(edit.target, "bias")]).flatten()
+        weight = self._joined(same).reshape(_running_shape(*same[0]))
+        biases = self._edits.get((edit.target, "bias"))
+        return weight, self._joined(biases).flatten() if biases else None
+
+    def _joined(self, pairs: list[tuple[MergeStep, Edit]]) -> Tensor:
+        parts = []
+        for step, edit in sorted(pairs, key=lambda pair: pair[1].rows):
+            assert step.source is not None
+            flat = load_whole(self._files, step.source).float().flatten()[slice(*edit.elements)]
+            parts.append(flat if len(pairs) == 1 else flat.reshape(edit.rows[1] - edit.rows[0], -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _running_shape(step: MergeStep, edit: Edit) -> tuple[int, ...]:
+    if edit.kind == "conv1d":
+        return (edit.shape[1], edit.shape[0])
+    return step.shape if edit.kind == "conv" else edit.shape
+
+
+def random_input(width: int, seed: int) -> Tensor:
     """A random input [width]: normal, so that no two columns can be exchanged unseen."""
     return torch.randn(width, generator=torch.Generator().manual_seed(seed))

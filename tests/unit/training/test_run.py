@@ -166,6 +166,28 @@ def test_a_run_that_ends_early_leaves_nothing(
     assert nothing_left(tmp_path)
 
 
+def test_too_little_memory_is_told_in_words(config: TrainingConfig, tmp_path: Path) -> None:
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    def allocate(*_: Any) -> None:
+        torch.empty(1 << 60)  # as a batch that is far too large
+
+    hook: Any = None
+
+    def observe(event: Any) -> None:
+        nonlocal hook
+        if isinstance(event, Step) and hook is None:
+            hook = register_module_forward_pre_hook(allocate)
+
+    try:
+        with pytest.raises(UnusableInput, match="Not enough memory for batches of 32 rows"):
+            train(config, observe=observe)
+    finally:
+        hook.remove()
+    assert nothing_left(tmp_path)
+
+
 def test_a_diverging_run_is_refused(config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss

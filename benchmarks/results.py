@@ -1,0 +1,186 @@
+"""Raw measurements as JSON in `results/`, and `results.md` with its plots, always written from all of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import COPY, INGRAFT, INGRAFT_UNPROVEN, MERGES, PEFT, PLAN, SENTENCE_TRANSFORMERS, Contender
+from benchmarks.plot import Line, Panel, draw
+
+_HERE = Path(__file__).parent
+RAW = _HERE / "results"
+Measured = Mapping[str, Any]
+
+
+def save(benchmark: str, key: str, measured: Measured) -> None:
+    """Keep `measured` in the place of what `key` had before, and write `results.md` and the plot anew."""
+    RAW.mkdir(exist_ok=True)
+    path = RAW / f"{benchmark}.json"
+    kept = _load(benchmark)
+    kept[key] = measured
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    render()
+
+
+def render() -> None:
+    """`results.md` and `merge.svg` from the raw measurements."""
+    merges = sorted(_load("merge").values(), key=lambda measured: (measured["nbytes"], measured["cache"] == "cold"))
+    ranks, proofs = list(_load("ranks").values()), list(_load("verification").values())
+    parts = ["# Results", _HOW]
+    if merges:
+        plot = _HERE / "merge.svg"
+        plot.write_text(_merge_plot([one for one in merges if one["cache"] == "warm"]), encoding="utf-8")
+        parts += ["![Time and peak memory against model size](merge.svg)", _ratios_table(merges)]
+        parts += [part for one in merges for part in (_title(one), merge_table(one), _circumstances(one))]
+    if ranks:
+        parts += ["# Adapter ranks", *(part for one in ranks for part in (_title(one), ranks_table(one), _circumstances(one)))]
+    if proofs:
+        parts += ["# The proof alone", *(part for one in proofs for part in (_title(one), proof_table(one), _circumstances(one)))]
+    (_HERE / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+_HOW = """Written by `make bench` (see [README.md](README.md)), from the raw measurements in `results/`. Every row is a whole process,
+measured by the kernel (`wait4`): from its start, imports included, to its exit. Times are medians, with the fastest and the
+slowest run in brackets. `ingraft` and `cp` end when the disk has the bytes (`fsync`); the others do not wait for it."""
+
+
+def _load(benchmark: str) -> dict[str, Any]:
+    path = RAW / f"{benchmark}.json"
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return kept
+
+
+def median(runs: Sequence[Measured], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def print_merge(measured: Measured) -> None:
+    print("\n".join((_title(measured), "", merge_table(measured), "", _ratios_table([measured]), "", _circumstances(measured))))
+
+
+def merge_table(measured: Measured) -> str:
+    """Every contender's time, against cp, with and without start-up."""
+    runs = measured["runs"]
+    copy = median(runs[COPY.key], "seconds")
+    rows = []
+    for contender in (COPY, PLAN, *MERGES):
+        mine = runs[contender.key]
+        own = median(mine, "own") if contender in (INGRAFT, INGRAFT_UNPROVEN) else None
+        rows.append(
+            [
+                _code(contender),
+                _spread(mine, "seconds"),
+                f"{median(mine, 'seconds') / copy:.2f}",
+                "" if own is None else f"{own:.2f} s",
+                "" if own is None else f"{own / copy:.2f}",
+                f"{median(mine, 'cpu'):.1f} s",
+                _megabytes(median(mine, "peak")),
+            ]
+        )
+    head = ["process", "time", "/ cp", "without start-up", "/ cp", "CPU time", "peak memory"]
+    return _table(head, rows)
+
+
+def _ratios_table(merges: Sequence[Measured]) -> str:
+    """The ratios that the project promises, each with its goal."""
+    rows = []
+    for measured in merges:
+        runs = measured["runs"]
+        copy = median(runs[COPY.key], "seconds")
+        whole = median(runs[INGRAFT.key], "seconds")
+        above = median(runs[INGRAFT.key], "peak") - measured["adapter_nbytes"]
+        rows.append(
+            [
+                f"{measured['model']} ({measured['cache']})",
+                f"{median(runs[INGRAFT_UNPROVEN.key], 'own') / copy:.2f}",
+                f"{median(runs[INGRAFT.key], 'own') / copy:.2f}",
+                f"{median(runs[PEFT.key], 'seconds') / whole:.1f} ×",
+                f"{median(runs[SENTENCE_TRANSFORMERS.key], 'seconds') / whole:.1f} ×",
+                _megabytes(above),
+            ]
+        )
+    head = ["base", "no proof / cp", "with proof / cp", "faster than PEFT", "than Sentence Transformers", "memory above the adapter"]
+    return _table(head, rows)
+
+
+def ranks_table(measured: Measured) -> str:
+    rows = []
+    for rank, entry in measured["ranks"].items():
+        ours, unproven = entry["runs"][INGRAFT.key], entry["runs"][INGRAFT_UNPROVEN.key]
+        above = median(ours, "peak") - entry["adapter_nbytes"]
+        cells = [_spread(ours, "seconds"), _spread(unproven, "seconds"), _megabytes(median(ours, "peak")), _megabytes(above)]
+        rows.append([rank, _megabytes(entry["adapter_nbytes"]), *cells])
+    head = ["rank", "adapter", "`ingraft merge`", "`--no-verify`", "peak memory", "above the adapter"]
+    return _table(head, rows)
+
+
+def proof_table(measured: Measured) -> str:
+    read = median(measured["runs"]["read"], "seconds")
+    rows = [
+        [what, _spread(runs, "seconds"), f"{median(runs, 'seconds') / read:.2f}", f"{median(runs, 'cpu'):.1f} s"]
+        for what, runs in ((measured["what"][key], runs) for key, runs in measured["runs"].items())
+    ]
+    return _table(["", "time", "/ reading", "CPU time"], rows)
+
+
+def _title(measured: Measured) -> str:
+    cache = {"warm": "base in the page cache", "cold": "base not in the page cache"}[measured["cache"]]
+    return f"## {measured['model']}, {measured['nbytes'] / 1e9:.2f} GB, {cache}"
+
+
+def _circumstances(measured: Measured) -> str:
+    machine = measured["machine"]
+    groups = measured.get("runs") or {
+        f"{rank} {key}": runs for rank, entry in measured["ranks"].items() for key, runs in entry["runs"].items()
+    }
+    every = [run for runs in groups.values() for run in runs]
+    others = [run["others"] for run in every if run["others"] is not None]
+    versions = " · ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"{machine['date']} · {max(map(len, groups.values()))} rounds · {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory'] / 1e9:.0f} GB, {machine['system']}, {machine['file_system']}  ",
+        versions + "  ",
+    ]
+    if others:
+        lines.append(
+            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run, {max(others):.2f} during the worst.  "
+        )
+    if "equal_to_ingraft" in measured:
+        equal = measured["equal_to_ingraft"]
+        kinds = ", ".join(f"{c.what.split(':')[0]} {100 * equal[c.key]:.4g} %" for c in (PEFT, SENTENCE_TRANSFORMERS))
+        lines.append(f"Elements equal bit for bit to those that ingraft wrote, in samples of three matrices: {kinds}.")
+    return "\n".join(lines).rstrip()
+
+
+def _merge_plot(merges: Sequence[Measured]) -> str:
+    def line(contender: Contender, value: Callable[[Sequence[Measured]], float]) -> Line:
+        points = [(one["nbytes"] / 1e9, value(one["runs"][contender.key])) for one in merges]
+        return Line(contender.key, contender.what, tuple(points))
+
+    drawn = (PEFT, SENTENCE_TRANSFORMERS, INGRAFT, INGRAFT_UNPROVEN, COPY)
+    seconds = Panel("seconds, whole process", tuple(line(c, lambda runs: median(runs, "seconds")) for c in drawn))
+    memory = Panel("peak memory in GB", tuple(line(c, lambda runs: median(runs, "peak") / 1e9) for c in drawn if c is not COPY))
+    return draw("model size in GB", (seconds, memory))
+
+
+def _code(contender: Contender) -> str:
+    return f"`{contender.what}`" if contender.key.startswith("ingraft") else contender.what
+
+
+def _spread(runs: Sequence[Measured], key: str) -> str:
+    values = [run[key] for run in runs]
+    text = f"{statistics.median(values):.2f} s"
+    return text if len(values) == 1 else f"{text} ({min(values):.2f}–{max(values):.2f})"
+
+
+def _megabytes(nbytes: float) -> str:
+    return f"{nbytes / 1e6:,.0f} MB"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

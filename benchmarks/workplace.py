@@ -1,0 +1,62 @@
+"""The folder that the benchmarks work in: bases and adapters, built once, and one output that every run replaces."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+_SPARE_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Workplace:
+    root: Path
+
+    @property
+    def output(self) -> Path:
+        return self.root / "output"
+
+    def base(self, name: str) -> Path:
+        return self.root / "bases" / name
+
+    def adapter(self, name: str, rank: int) -> Path:
+        return self.root / "adapters" / f"{name}-r{rank}"
+
+    def build(self, name: str, rank: int, nbytes: int) -> None:
+        """Build base and adapter if they are not there, in a process of its own that the measuring one never resembles."""
+        if self.base(name).is_dir() and self.adapter(name, rank).is_dir():
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        needed = nbytes * (1 if self.base(name).is_dir() else 2) + _SPARE_BYTES
+        if free < needed:
+            raise SystemExit(
+                f"{self.root} has {free / 1e9:.0f} GB free; {name} takes {needed / 1e9:.0f} GB. Name another place with --dir."
+            )
+        print(f"building {name}, rank {rank}", file=sys.stderr)
+        subprocess.run([sys.executable, str(HERE / "models.py"), name, str(rank), str(self.root)], check=True)
+
+    def weights(self, name: str) -> list[Path]:
+        return sorted(self.base(name).glob("*.safetensors"))
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--dir", type=Path, default=Path(tempfile.gettempdir()) / "ingraft-benchmarks", help="where models are built and merged"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of every contender")
+    parser.add_argument("--cold", action="store_true", help="evict the base from the page cache before every run")
+    parser.add_argument(
+        "--tries", type=int, default=1, help="repeat a run while other processes were busy, at most so often, and wait for them"
+    )
+    parser.add_argument("--no-save", action="store_true", help="print the table and leave the results as they are")
+    return parser

@@ -1,0 +1,255 @@
+"""`--base-precision original|dequantized`: what base and adapter say about quantisation, and what follows.
+
+A packed base has lost its original weights, so it needs the choice, and only one of the two can be had from it. A
+base in original precision is merged into as it is, unless the weights that quantised training saw are asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ingraft.adapter import Adapter
+from ingraft.base_model import EDITABLE_DTYPES, BaseModel, quantisation_of
+from ingraft.base_precision.converted import converted_layers
+from ingraft.base_precision.dequantised import Dequantised
+from ingraft.base_precision.layers import NAMES, Kind, QuantisedLayer, describe, dtype_of, wider
+from ingraft.base_precision.packed import companions, packed_layers
+from ingraft.base_precision.scratch import scratch_base
+from ingraft.errors import UnusableInput
+
+BasePrecision = Literal["original", "dequantized"]
+Settings = Mapping[str, Any]  # those of transformers' BitsAndBytesConfig
+
+_ASSUMED: Settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+_METHOD = "bitsandbytes"
+_CARD = "The following `bitsandbytes` quantization config was used during training:"
+_PACKED_NAME = re.compile(r"(bnb|bitsandbytes|nf4|fp4|int8|[48]-?bit)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ChosenBase:
+    """The base to merge into, how it was dequantised if it was, and what the plan should say about it."""
+
+    model: BaseModel
+    dequantised: Dequantised | None = None
+    notes: tuple[str, ...] = ()
+
+
+def at_precision(
+    model: BaseModel,
+    adapter: Adapter,
+    choice: BasePrecision | None,
+    *,
+    weights: Sequence[str],
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> ChosenBase:
+    """`model` with the weights that `choice` names. Reads headers; what is to be written is only planned.
+
+    weights  parameters that the adapter is for
+    dtype    what the merged model will be stored in (safetensors' name), or None for the base's own
+    Raises UnusableInput for a packed base without a choice, and for what a base cannot give.
+    """
+    if _is_bitsandbytes(model.config.get("quantization_config")) or companions(model.checkpoint):
+        if choice != "dequantized":
+            raise _packed(model, adapter, choice)
+        return _from_packed(model, dtype)
+    if choice == "dequantized":
+        if quantisation_of(model):
+            raise UnusableInput(
+                f"The base model {model.name} is quantised with {quantisation_of(model)}; only what bitsandbytes has "
+                "packed can be dequantised.",
+                hint="Pass the model in its original precision with --base.",
+            )
+        return _from_original(model, adapter, weights, dtype, trust_remote_code)
+    said = trained_over(adapter)
+    if said is None or choice == "original":
+        return ChosenBase(model)
+    note = f"trained over a {_describe(said)} base, merged into the original weights"
+    asked = "; --base-precision dequantized merges into what training saw" if _is_bitsandbytes(said) else ""
+    return ChosenBase(model, notes=(note + asked,))
+
+
+def trained_over(adapter: Adapter) -> Settings | None:
+    """What the adapter says about the quantisation of the base in its training, or None when it says nothing.
+
+    It is read from adapter_config.json (`quantization_config`, `load_in_4bit`, `load_in_8bit`) and, as PEFT once
+    wrote it, from the model card.
+    """
+    raw = adapter.config.raw
+    given = raw.get("quantization_config")
+    if isinstance(given, dict) and (_bits(given) or not _is_bitsandbytes(given)) and given:
+        return given
+    flags = {key: True for key in ("load_in_4bit", "load_in_8bit") if raw.get(key) is True}
+    return flags or _from_card(adapter.folder / "README.md")
+
+
+def _from_card(card: Path) -> Settings | None:
+    try:
+        lines = card.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if _CARD not in lines:
+        return None
+    settings = {}
+    for line in lines[lines.index(_CARD) + 1 :]:
+        found = re.fullmatch(r"- (\w+): (.*)", line)
+        if found is None:
+            if line.strip():
+                break
+            continue
+        try:
+            settings[found[1]] = ast.literal_eval(found[2])
+        except (ValueError, SyntaxError):
+            settings[found[1]] = found[2]
+    return settings if _bits(settings) else None
+
+
+def _is_bitsandbytes(settings: Any) -> bool:
+    return isinstance(settings, Mapping) and settings.get("quant_method", _bits(settings) and _METHOD) == _METHOD
+
+
+def _bits(settings: Settings) -> int:
+    """4, 8, or 0 where the settings switch neither on."""
+    return next((n for n in (4, 8) if settings.get(f"load_in_{n}bit") or settings.get(f"_load_in_{n}bit")), 0)
+
+
+def _kind(settings: Settings) -> Kind:
+    if _bits(settings) == 8:
+        return "int8"
+    return "nf4" if settings.get("bnb_4bit_quant_type", "fp4") == "nf4" else "fp4"  # transformers' default is fp4
+
+
+def _describe(settings: Settings) -> str:
+    if not _is_bitsandbytes(settings):
+        return str(settings.get("quant_method", "quantised"))
+    kind = _kind(settings)
+    return describe(kind, double=kind != "int8" and bool(settings.get("bnb_4bit_use_double_quant")))
+
+
+def _packed(model: BaseModel, adapter: Adapter, choice: BasePrecision | None) -> UnusableInput:
+    """The refusal of a packed base: without a choice, or because its original weights are gone."""
+    names = [model.config.get("_name_or_path"), adapter.config.base_model]
+    given = {model.name, str(model.layout.root)}
+    originals = [n for n in names if isinstance(n, str) and n and n not in given and not _PACKED_NAME.search(n)]
+    original = f"--base {originals[0]}" if originals else "--base ORIGINAL"
+    what = f"The base model {model.name} is stored packed, quantised with {quantisation_of(model) or 'bitsandbytes'}"
+    if choice == "original":
+        return UnusableInput(
+            f"{what}: its original weights are not in it.", hint=f"Pass the original model with {original}."
+        )
+    return UnusableInput(
+        f"{what}: say which weights the adapter is merged into.",
+        hint=f"What training saw: --base-precision dequantized\n"
+        f"The original weights: --base-precision original {original}",
+    )
+
+
+def _from_packed(model: BaseModel, dtype: str | None) -> ChosenBase:
+    given = model.config.get("quantization_config")
+    settings: Settings = given if isinstance(given, Mapping) else {}
+    loaded = dtype_of(model.config.get("dtype", model.config.get("torch_dtype"))) or _plain_dtype(model)
+    compute = dtype_of(settings.get("bnb_4bit_compute_dtype", "float32")) or "F32"
+    layers = packed_layers(model, loaded=loaded, compute=compute)
+    if not layers:
+        raise UnusableInput(
+            f"The base model {model.name} says that it is quantised with {quantisation_of(model)}, but none of its "
+            "weights is packed.",
+            hint="Remove quantization_config from its config.json if its weights are the original ones.",
+        )
+    output = loaded
+    for layer in layers:
+        output = wider(output, loaded if layer.kind == "int8" else layer.compute)
+    kinds = sorted({describe(layer.kind, double=layer.nested_blocksize > 0) for layer in layers})
+    how = f"{len(layers)} {' and '.join(kinds)} layers of the base dequantised to {NAMES[dtype or output]}"
+    dropped = {info.name for parts in companions(model.checkpoint).values() for info in parts.values()}
+    tensors = {}
+    for layer in layers:
+        shape = layer.shape[::-1] if layer.transposed else layer.shape
+        tensors[layer.parameter] = ("F32" if layer.kind == "int8" else output, shape)
+    outputs = dict.fromkeys(tensors, output)
+    config = _plain_config(model.config, dtype or output)
+    return _chosen(model, config, layers, tensors, frozenset(tensors), frozenset(dropped), outputs, output, how)
+
+
+def _from_original(
+    model: BaseModel, adapter: Adapter, weights: Sequence[str], dtype: str | None, trust_remote_code: bool
+) -> ChosenBase:
+    said = trained_over(adapter)
+    if said is not None and not _is_bitsandbytes(said):
+        raise UnusableInput(
+            f"The adapter {adapter.name} was trained over a base quantised with {_describe(said)}; only what "
+            "bitsandbytes does to a base can be done again.",
+            hint="Merge into the original weights: --base-precision original",
+        )
+    settings = said or _ASSUMED
+    loaded = dtype_of(model.config.get("dtype", model.config.get("torch_dtype"))) or _plain_dtype(model)
+    layers = converted_layers(model, weights, settings, loaded=loaded, trust_remote_code=trust_remote_code)
+    covered: dict[str, int] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    outputs: dict[str, str] = {}
+    for layer in layers:
+        for region in layer.regions:
+            info = model.checkpoint.tensors[region.tensor]
+            if info.dtype not in EDITABLE_DTYPES:
+                raise UnusableInput(f"{model.name}: {info.name} is {info.dtype}, which bitsandbytes does not quantise.")
+            covered[info.name] = covered.get(info.name, 0) + region.elements[1] - region.elements[0]
+            tensors[info.name] = (wider(layer.dequantised, info.dtype), info.shape)
+            outputs[info.name] = info.dtype if layer.kind == "int8" else tensors[info.name][0]
+    whole = {name for name, count in covered.items() if count == model.checkpoint.tensors[name].elements}
+    output = loaded
+    for stored in outputs.values():
+        output = wider(output, stored)
+    how = f"{len(layers)} layers quantised to {_describe(settings)} and back, as training saw them"
+    if said is None:
+        how += " if it was that: the adapter does not say how its base was quantised"
+    config = model.config if (dtype or output) == loaded else _plain_config(model.config, dtype or output)
+    return _chosen(model, config, layers, tensors, frozenset(whole), frozenset(), outputs, output, how)
+
+
+def _chosen(
+    model: BaseModel,
+    config: Mapping[str, Any],
+    layers: Sequence[QuantisedLayer],
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    computed: frozenset[str],
+    dropped: frozenset[str],
+    outputs: Mapping[str, str],
+    dtype: str,
+    how: str,
+) -> ChosenBase:
+    from ingraft.base_precision.arithmetic import quiet_bitsandbytes
+
+    quiet_bitsandbytes()  # better missed now than when the weights are written
+    plain, shards = scratch_base(model, config, tensors, computed, dropped)
+    folder = plain.layout.root
+    done = Dequantised(model.layout.root, folder, shards, tuple(layers), outputs, dtype, how)
+    return ChosenBase(plain, done, (how,))
+
+
+def _plain_dtype(model: BaseModel) -> str:
+    """The dtype of most elements that are not packed."""
+    packed = companions(model.checkpoint)
+    beside = {info.name for parts in packed.values() for info in parts.values()}
+    count: dict[str, int] = {}
+    for info in model.checkpoint:
+        if info.name not in packed and info.name not in beside and info.dtype in NAMES:
+            count[info.dtype] = count.get(info.dtype, 0) + info.elements
+    return max(count, key=lambda dtype: count[dtype], default="F32")
+
+
+def _plain_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """`config` of a model that is not quantised and is stored in `dtype`."""
+    plain = copy.deepcopy({key: value for key, value in config.items() if key != "quantization_config"})
+    key = "torch_dtype" if "torch_dtype" in plain and "dtype" not in plain else "dtype"
+    for part in [plain, *(value for value in plain.values() if isinstance(value, dict))]:
+        for name in ("dtype", "torch_dtype"):
+            if name in part:
+                part[name] = NAMES[dtype]
+    return {**plain, key: NAMES[dtype]}
