@@ -106,9 +106,10 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def fresh(output: Path, read: Sequence[Path], *, cold: bool) -> None:
+def fresh(output: Path | None, read: Sequence[Path], *, cold: bool) -> None:
     """The same state before every run: no output, nothing left to write, `read` in the page cache or out of it."""
-    shutil.rmtree(output, ignore_errors=True)
+    if output is not None:
+        shutil.rmtree(output, ignore_errors=True)
     os.sync()
     for path in read:
         with path.open("rb", buffering=0) as file:

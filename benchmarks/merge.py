@@ -1,4 +1,4 @@
-"""ingraft against PEFT, Sentence Transformers and cp -r: whole processes, several rounds in turn, medians and ratios."""
+"""ingraft against PEFT, Sentence Transformers and cp -r: whole processes in turn, medians and ratios."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FULL = (*DEFAULT, "Qwen2-7B")
 def main() -> None:
     parser = options(__doc__ or "")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="only up to 1.2 GB, one round, under three minutes; saves nothing")
+    size.add_argument("--quick", action="store_true", help="up to 1.2 GB, one round, in three minutes; saves nothing")
     size.add_argument("--full", action="store_true", help="with the model of 14 GB: 45 GB of disk, half an hour")
     size.add_argument("--models", nargs="+", choices=SHAPES, help="only these")
     chosen = parser.parse_args()
@@ -77,7 +77,7 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
 
 
 def _facts(contender: Contender, run: Run) -> dict[str, Any]:
-    """A run in JSON types; `own` is the time that ingraft itself counts, from the finished plan to the published output."""
+    """A run in JSON types; `own` is the time that ingraft counts, from the finished plan to the published output."""
     facts: dict[str, Any] = {"seconds": run.seconds, "cpu": run.cpu, "peak": run.peak, "others": run.others}
     if contender.key.startswith("ingraft"):
         facts["own"] = json.loads(run.output).get("seconds")

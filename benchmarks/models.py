@@ -1,7 +1,7 @@
 """The bases and adapters that are merged: the right shapes from a config, random weights, never held in memory.
 
-Run as a process of its own (`python benchmarks/models.py NAME RANK FOLDER`), so that the process that measures others
-stays small: what a child inherits counts as its own peak.
+Run as a process of its own, so that the process that measures others stays small: what a child inherits counts as its
+own peak.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.workplace import Workplace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,14 +61,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-def base_folder(root: Path, name: str) -> Path:
-    return root / "bases" / name
-
-
-def adapter_folder(root: Path, name: str, rank: int) -> Path:
-    return root / "adapters" / f"{name}-r{rank}"
-
-
 def build_base(shape: Shape, folder: Path) -> None:
     """A Sentence Transformers directory of `shape`: weights in bfloat16 and shards, config, tokenizer, modules."""
     if not shape.config:
@@ -74,8 +70,9 @@ def build_base(shape: Shape, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     model = _skeleton(shape)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    config: Any = model.config
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
 
     def fill(name: str, count: int) -> Tensor:
@@ -85,7 +82,7 @@ def build_base(shape: Shape, folder: Path) -> None:
     tensors = [(name, "BF16", tuple(value.shape)) for name, value in model.state_dict().items()]
     _write_shards(folder, tensors, fill)
     _write_tokenizer(folder)
-    _write_modules(folder, model.config.hidden_size)
+    _write_modules(folder, config.hidden_size)
 
 
 def build_adapter(shape: Shape, base: Path, rank: int, folder: Path) -> None:
@@ -108,7 +105,7 @@ def build_adapter(shape: Shape, base: Path, rank: int, folder: Path) -> None:
         base_model_name_or_path=str(base),
         inference_mode=True,
     ).save_pretrained(str(folder))
-    tensors = []
+    tensors: _Tensors = []
     for name, (inputs, outputs) in linears.items():
         tensors.append((f"base_model.model.{name}.lora_A.weight", "F32", (rank, inputs)))
         tensors.append((f"base_model.model.{name}.lora_B.weight", "F32", (outputs, rank)))
@@ -134,9 +131,13 @@ def _skeleton(shape: Shape, base: Path | None = None) -> nn.Module:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.for_model(shape.model_type, **dict(shape.config)) if shape.config else AutoConfig.from_pretrained(base)
+    if shape.config:
+        config = AutoConfig.for_model(shape.model_type, **dict(shape.config))
+    else:
+        config = AutoConfig.from_pretrained(str(base))
     with torch.device("meta"):
-        return AutoModel.from_config(config, dtype=torch.bfloat16)
+        model: nn.Module = AutoModel.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    return model
 
 
 _Tensors = list[tuple[str, str, tuple[int, ...]]]
@@ -195,9 +196,10 @@ def _write_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=512
-    ).save_pretrained(str(folder))
+    end = "<|endoftext|>"
+    kind: Any = PreTrainedTokenizerFast
+    fast = kind(tokenizer_object=tokenizer, eos_token=end, pad_token=end, model_max_length=512)
+    fast.save_pretrained(str(folder))
 
 
 def _write_modules(folder: Path, width: int) -> None:
@@ -221,15 +223,22 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     options = parser.parse_args()
     shape = SHAPES[options.name]
-    base = base_folder(options.root, shape.name)
-    adapter = adapter_folder(options.root, shape.name, options.rank)
-    for folder, build in ((base, lambda at: build_base(shape, at)), (adapter, lambda at: build_adapter(shape, base, options.rank, at))):
-        if not folder.exists():
-            unfinished = folder.with_name(f"{folder.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            build(unfinished)
-            unfinished.rename(folder)
+    place = Workplace(options.root)
+    base = place.base(shape.name)
+    _build_whole(base, lambda folder: build_base(shape, folder))
+    adapter = place.adapter(shape.name, options.rank)
+    _build_whole(adapter, lambda folder: build_adapter(shape, base, options.rank, folder))
+
+
+def _build_whole(folder: Path, build: Callable[[Path], None]) -> None:
+    """`folder` as `build` makes it, unless it is there; what was left half built is built again."""
+    if folder.exists():
+        return
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    build(unfinished)
+    unfinished.rename(folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

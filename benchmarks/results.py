@@ -31,21 +31,27 @@ def render() -> None:
     merges = sorted(_load("merge").values(), key=lambda measured: (measured["nbytes"], measured["cache"] == "cold"))
     ranks, proofs = list(_load("ranks").values()), list(_load("verification").values())
     parts = ["# Results", _HOW]
+
+    def section(title: str, every: Sequence[Measured], table: Callable[[Measured], str]) -> list[str]:
+        return [title, *(part for one in every for part in (_title(one), table(one), _circumstances(one)))]
+
     if merges:
         plot = _HERE / "merge.svg"
         plot.write_text(_merge_plot([one for one in merges if one["cache"] == "warm"]), encoding="utf-8")
-        parts += ["![Time and peak memory against model size](merge.svg)", _ratios_table(merges)]
-        parts += [part for one in merges for part in (_title(one), merge_table(one), _circumstances(one))]
+        parts += ["![Time and peak memory against model size](merge.svg)"]
+        parts += section(_ratios_table(merges), merges, merge_table)
     if ranks:
-        parts += ["# Adapter ranks", *(part for one in ranks for part in (_title(one), ranks_table(one), _circumstances(one)))]
+        parts += section("# Adapter ranks", ranks, ranks_table)
     if proofs:
-        parts += ["# The proof alone", *(part for one in proofs for part in (_title(one), proof_table(one), _circumstances(one)))]
+        parts += section("# The proof alone", proofs, proof_table)
     (_HERE / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-_HOW = """Written by `make bench` (see [README.md](README.md)), from the raw measurements in `results/`. Every row is a whole process,
-measured by the kernel (`wait4`): from its start, imports included, to its exit. Times are medians, with the fastest and the
-slowest run in brackets. `ingraft` and `cp` end when the disk has the bytes (`fsync`); the others do not wait for it."""
+_HOW = """\
+Written by `make bench` (see [README.md](README.md)) from the raw measurements in `results/`. Every row is a whole
+process, measured by the kernel (`wait4`) from its start, imports included, to its exit. Times are medians, with the
+fastest and the slowest run in brackets. `ingraft` and `cp` end when the disk has the bytes (`fsync`); the others do
+not wait for it."""
 
 
 def _load(benchmark: str) -> dict[str, Any]:
@@ -55,11 +61,20 @@ def _load(benchmark: str) -> dict[str, Any]:
 
 
 def median(runs: Sequence[Measured], key: str) -> float:
-    return statistics.median(run[key] for run in runs)
+    return float(statistics.median(run[key] for run in runs))
 
 
 def print_merge(measured: Measured) -> None:
-    print("\n".join((_title(measured), "", merge_table(measured), "", _ratios_table([measured]), "", _circumstances(measured))))
+    tables = (merge_table(measured), "", _ratios_table([measured]))
+    print("\n".join((_title(measured), "", *tables, "", _circumstances(measured))))
+
+
+def print_ranks(measured: Measured) -> None:
+    print("\n".join((_title(measured), "", ranks_table(measured), "", _circumstances(measured))))
+
+
+def print_proof(measured: Measured) -> None:
+    print("\n".join((_title(measured), "", proof_table(measured), "", _circumstances(measured))))
 
 
 def merge_table(measured: Measured) -> str:
@@ -103,8 +118,8 @@ def _ratios_table(merges: Sequence[Measured]) -> str:
                 _megabytes(above),
             ]
         )
-    head = ["base", "no proof / cp", "with proof / cp", "faster than PEFT", "than Sentence Transformers", "memory above the adapter"]
-    return _table(head, rows)
+    faster = ["faster than PEFT", "than Sentence Transformers"]
+    return _table(["base", "no proof / cp", "with proof / cp", *faster, "memory above the adapter"], rows)
 
 
 def ranks_table(measured: Measured) -> str:
@@ -112,8 +127,9 @@ def ranks_table(measured: Measured) -> str:
     for rank, entry in measured["ranks"].items():
         ours, unproven = entry["runs"][INGRAFT.key], entry["runs"][INGRAFT_UNPROVEN.key]
         above = median(ours, "peak") - entry["adapter_nbytes"]
-        cells = [_spread(ours, "seconds"), _spread(unproven, "seconds"), _megabytes(median(ours, "peak")), _megabytes(above)]
-        rows.append([rank, _megabytes(entry["adapter_nbytes"]), *cells])
+        times = [_spread(ours, "seconds"), _spread(unproven, "seconds")]
+        memory = [_megabytes(median(ours, "peak")), _megabytes(above)]
+        rows.append([rank, _megabytes(entry["adapter_nbytes"]), *times, *memory])
     head = ["rank", "adapter", "`ingraft merge`", "`--no-verify`", "peak memory", "above the adapter"]
     return _table(head, rows)
 
@@ -141,13 +157,14 @@ def _circumstances(measured: Measured) -> str:
     others = [run["others"] for run in every if run["others"] is not None]
     versions = " · ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"{machine['date']} · {max(map(len, groups.values()))} rounds · {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory'] / 1e9:.0f} GB, {machine['system']}, {machine['file_system']}  ",
+        f"{machine['date']} · rounds: {max(map(len, groups.values()))} · {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['memory'] / 1e9:.0f} GB, {machine['system']}, {machine['file_system']}  ",
         versions + "  ",
     ]
     if others:
         lines.append(
-            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run, {max(others):.2f} during the worst.  "
+            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run, "
+            f"{max(others):.2f} during the worst.  "
         )
     if "equal_to_ingraft" in measured:
         equal = measured["equal_to_ingraft"]
@@ -163,7 +180,8 @@ def _merge_plot(merges: Sequence[Measured]) -> str:
 
     drawn = (PEFT, SENTENCE_TRANSFORMERS, INGRAFT, INGRAFT_UNPROVEN, COPY)
     seconds = Panel("seconds, whole process", tuple(line(c, lambda runs: median(runs, "seconds")) for c in drawn))
-    memory = Panel("peak memory in GB", tuple(line(c, lambda runs: median(runs, "peak") / 1e9) for c in drawn if c is not COPY))
+    merging = [contender for contender in drawn if contender is not COPY]
+    memory = Panel("peak memory in GB", tuple(line(c, lambda runs: median(runs, "peak") / 1e9) for c in merging))
     return draw("model size in GB", (seconds, memory))
 
 

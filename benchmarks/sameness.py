@@ -12,7 +12,7 @@ _INTEGERS = {"BF16": "H", "F16": "H", "F32": "I"}
 
 
 def sample(folder: Path) -> array[int]:
-    """The first quarter of a megabyte of three matrices in the model's layers, the first, the middle and the last: its bits."""
+    """The first bits, a quarter of a megabyte, of three matrices in the layers: the first, the middle, the last."""
     found: dict[str, tuple[Path, str, int, int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:

@@ -30,7 +30,7 @@ class Workplace:
         return self.root / "adapters" / f"{name}-r{rank}"
 
     def build(self, name: str, rank: int, nbytes: int) -> None:
-        """Build base and adapter if they are not there, in a process of its own that the measuring one never resembles."""
+        """Build base and adapter, if they are not there, in a process of its own: this one must stay small."""
         if self.base(name).is_dir() and self.adapter(name, rank).is_dir():
             return
         self.root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,8 @@ class Workplace:
         needed = nbytes * (1 if self.base(name).is_dir() else 2) + _SPARE_BYTES
         if free < needed:
             raise SystemExit(
-                f"{self.root} has {free / 1e9:.0f} GB free; {name} takes {needed / 1e9:.0f} GB. Name another place with --dir."
+                f"{self.root} has {free / 1e9:.0f} GB free, {name} takes {needed / 1e9:.0f} GB. "
+                "Name another place with --dir."
             )
         print(f"building {name}, rank {rank}", file=sys.stderr)
         subprocess.run([sys.executable, str(HERE / "models.py"), name, str(rank), str(self.root)], check=True)
@@ -50,13 +51,15 @@ class Workplace:
 def options(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        "--dir", type=Path, default=Path(tempfile.gettempdir()) / "ingraft-benchmarks", help="where models are built and merged"
-    )
+    here = Path(tempfile.gettempdir()) / "ingraft-benchmarks"
+    parser.add_argument("--dir", type=Path, default=here, help="where models are built and merged; they are kept there")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every contender")
     parser.add_argument("--cold", action="store_true", help="evict the base from the page cache before every run")
     parser.add_argument(
-        "--tries", type=int, default=1, help="repeat a run while other processes were busy, at most so often, and wait for them"
+        "--tries",
+        type=int,
+        default=1,
+        help="wait for a quiet machine, and repeat a disturbed run until so many were made",
     )
     parser.add_argument("--no-save", action="store_true", help="print the table and leave the results as they are")
     return parser

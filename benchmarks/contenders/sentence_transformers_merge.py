@@ -1,4 +1,4 @@
-"""The way that leaves a whole Sentence Transformers model: load it, merge inside, save it. Arguments: BASE ADAPTER OUTPUT."""
+"""The way to a whole Sentence Transformers model: load, merge inside, save. Arguments: BASE ADAPTER OUTPUT."""
 
 from __future__ import annotations
 

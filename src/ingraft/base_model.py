@@ -12,19 +12,23 @@ from ingraft.checkpoint import Checkpoint, open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.hub import local_directory
-from ingraft.layout import Layout, read_layout
+from ingraft.layout import Layout, read_layout, transformer_task
 
 EDITABLE_DTYPES = ("F32", "BF16", "F16", "F64")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The base: its name as the user or the adapter gave it, its layout, the transformer's config and weights."""
+    """The base: its name as the user or the adapter gave it, its layout, the transformer's config and weights.
+
+    task  what the merged model is loaded for (`transformer_task`), as the adapter's directory says, else the base's
+    """
 
     name: str
     layout: Layout
     config: Mapping[str, Any]
     checkpoint: Checkpoint
+    task: str = "feature-extraction"
 
 
 def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
@@ -54,7 +58,17 @@ def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
         raise UnusableInput(
             f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base."
         )
-    return BaseModel(name, layout, read_json_object(folder / "config.json"), open_checkpoint(folder))
+    task = transformer_task(_trained_layout(adapter) or layout)
+    return BaseModel(name, layout, read_json_object(folder / "config.json"), open_checkpoint(folder), task)
+
+
+def _trained_layout(adapter: Adapter) -> Layout | None:
+    """The layout of the adapter's directory, with the transformer that the adapter is for, where it has one."""
+    layout = read_layout(adapter.root)
+    if not layout.is_sentence_transformers:
+        return None
+    path = adapter.folder.relative_to(adapter.root).as_posix()
+    return replace(layout, transformer=path) if path in layout.transformers else layout
 
 
 def _routed(layout: Layout, adapter: Adapter) -> Layout:

@@ -137,6 +137,14 @@ def read_transformer_config(folder: Path) -> Mapping[str, Any]:
     return {}
 
 
+def transformer_task(layout: Layout) -> str:
+    """What the transformer is loaded for, which decides its class: `feature-extraction`, `fill-mask` …"""
+    declared = read_transformer_config(layout.transformer_folder).get("transformer_task")
+    if declared is None and layout.model_class == "CrossEncoder":
+        return "sequence-classification"
+    return str(declared or "feature-extraction")
+
+
 def _model_class(root: Path, transformer: str) -> str:
     file = root / "config_sentence_transformers.json"
     if file.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
-from ingraft.checkpoint import open_checkpoint
+from ingraft.checkpoint import open_checkpoint, read_header
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
@@ -135,13 +135,12 @@ def verify(
     from ingraft.verification.weights import verify_weights
 
     folder = local_directory(merged, role="merged model")
-    plan = plan_merge(
-        adapter,
-        base,
-        dtype=stored_dtype(folder),
-        base_precision=base_precision,
-        trust_remote_code=trust_remote_code,
-    )
+    stored = stored_dtype(folder)
+    plan = plan_merge(adapter, base, base_precision=base_precision, trust_remote_code=trust_remote_code)
+    if not _has_dtypes(plan, folder):
+        plan = plan_merge(
+            adapter, base, dtype=stored, base_precision=base_precision, trust_remote_code=trust_remote_code
+        )
     shown = progress or _Silent()
     workers = workers or default_workers()
     with _weights_of_base(plan, workers, shown):
@@ -182,6 +181,14 @@ def stored_dtype(folder: Path) -> DType:
     layout = read_layout(folder)
     stored = open_checkpoint(layout.transformer_folder).dtype
     return _DTYPE_OPTIONS.get(stored, "auto")
+
+
+def _has_dtypes(plan: MergePlan, folder: Path) -> bool:
+    """Are the tensors in `folder` of the dtypes that `plan` gives them, each the base's own?"""
+    planned = {(shard.file, step.tensor): step.dtype for shard in plan.shards for step in shard.steps}
+    files = [shard.file for shard in plan.shards if (folder / shard.file).is_file()]
+    found = {(file, info.name): info.dtype for file in files for info in read_header(folder / file).tensors}
+    return all(planned.get(place, dtype) == dtype for place, dtype in found.items())
 
 
 def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:

@@ -14,6 +14,7 @@ from ingraft.completeness import check_layers_covered, with_configured_modules
 from ingraft.config_files import TORCH_NAMES, config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
 from ingraft.experts import has_target_parameters, with_parameters
+from ingraft.heads import check_head_stored
 from ingraft.layout import Layout, read_layout
 from ingraft.methods.method import Method
 from ingraft.methods.table import method_for
@@ -130,6 +131,8 @@ def _plan_one(
     check_layers_covered(adapter, model.checkpoint, tensors, names)
     added = _added(adapter, absent)
     _check_all_used(adapter, [*edits, *replaced], added)
+    saved = [parameter.parameter for parameter in tensors.saved]
+    check_head_stored(model, saved, names, trust_remote_code=trust_remote_code)
     ties = plan_ties([*replaced, *edits], names, model.checkpoint, adapter.config.raw)
     by_tensor = edits_by_tensor(ties.edits)
     check_editable(model, by_tensor, ties.twins)

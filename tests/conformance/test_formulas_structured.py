@@ -105,12 +105,6 @@ CASES: dict[str, Case] = {
         peft.PsoftConfig,
         {"r": 4, "use_cayley_neumann": True, "cayley_neumann_eps": 0.3, "psoft_mag_a": False},
     ),
-    "psoft-sketch": (
-        "PSOFT",
-        LINEAR,
-        peft.PsoftConfig,
-        {"r": 4, "psoft_svd": "lowrank", "psoft_svd_lowrank_niter": 2, "random_seed": 5},
-    ),
 }
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import models
 from helpers.files import edit_json, raw_tensors, snapshot, stored_tensors, write_json
-from helpers.merging import check_exact, check_structure, check_untouched, ingraft, merged, merged_once, weights
+from helpers.merging import check_exact, check_structure, check_untouched, cli, merged, merged_once, weights
 from helpers.models import (
     ARCHITECTURES,
     TEXTS,
@@ -99,7 +99,11 @@ BERT_VARIANTS: dict[str, dict[str, Any]] = {
     "biases of adapted layers": {"bias": "lora_only", "target_modules": ["query", "value"]},
     "module saved whole": {"modules_to_save": ["pooler"], "target_modules": ["query"]},
     "norms saved whole": {"modules_to_save": ["LayerNorm"], "target_modules": ["query"]},
-    "biases of all layers, module saved whole": {"bias": "all", "modules_to_save": ["pooler"], "target_modules": ["query"]},
+    "biases of all layers, module saved whole": {
+        "bias": "all",
+        "modules_to_save": ["pooler"],
+        "target_modules": ["query"],
+    },
     "one layer": {"target_modules": ["query"], "layers_to_transform": [1], "layers_pattern": "layer"},
     "targets by a pattern": {"target_modules": r".*\.(query|output\.dense)"},
     "all linear layers": {"target_modules": "all-linear"},
@@ -122,7 +126,9 @@ def test_variants_of_lora(variant: str, dtype: str) -> None:
     check_exact(output, truth)
 
 
-@pytest.mark.parametrize("variant", [{"bias": "all"}, {"lora_bias": True}, {"modules_to_save": ["ln_f", "mlp"]}], ids=str)
+@pytest.mark.parametrize(
+    "variant", [{"bias": "all"}, {"lora_bias": True}, {"modules_to_save": ["ln_f", "mlp"]}], ids=str
+)
 def test_variants_of_lora_on_conv1d(variant: dict[str, Any]) -> None:
     base = plain_base("gpt2")
     adapter = plain_adapter(base, lora_config("gpt2", target_modules=["c_attn"], **variant))
@@ -189,7 +195,9 @@ def test_large_matrices(dtype: str) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"layers.0.up.weight": (3001, 700), "layers.0.down.weight": (700, 3001), "norm.weight": (700,)}
     tensors = {name: torch.randn(shape, generator=generator) / 26 for name, shape in shapes.items()}
-    save_file({k: v.to(getattr(torch, dtype)) for k, v in tensors.items()}, base / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v.to(getattr(torch, dtype)) for k, v in tensors.items()}, base / "model.safetensors", {"format": "pt"}
+    )
     write_json(base / "config.json", {"model_type": "mistral", "architectures": ["MistralModel"]})
     adapter = new_folder("large-adapter")
     lora = {}
@@ -292,7 +300,7 @@ def test_compiled_model_was_trained() -> None:
     save_file(tensors, file, {"format": "pt"})
 
     output = new_folder("out") / "out"
-    run = ingraft("merge", adapter, output)
+    run = cli("merge", adapter, output)
 
     assert run.code == 0
     assert "_orig_mod" in run.out
@@ -432,7 +440,9 @@ def test_transformer_in_a_folder_of_its_own(moved: str) -> None:
     check_exact(folder, truth)
     assert (folder / "config.json").is_file()
     assert (folder / "tokenizer.json").is_file()
-    assert [path.relative_to(output).parent for path in output.rglob("model.safetensors")] == [folder.relative_to(output)]
+    assert [path.relative_to(output).parent for path in output.rglob("model.safetensors")] == [
+        folder.relative_to(output)
+    ]
     assert json.loads((output / "modules.json").read_text())[0]["path"] == folder.relative_to(output).name
 
 
@@ -497,7 +507,10 @@ def test_other_copies_of_the_base_are_left_behind() -> None:
 
     output = merged(adapter, "--base", base)
 
-    assert files_besides_weights(output) == {**files_besides_weights(sentence_base("bert")), "LICENSE": snapshot(base)["LICENSE"]}
+    assert files_besides_weights(output) == {
+        **files_besides_weights(sentence_base("bert")),
+        "LICENSE": snapshot(base)["LICENSE"],
+    }
 
 
 REMOTE_CODE = """
@@ -524,7 +537,7 @@ def test_remote_code_is_copied_and_not_run(options: list[str], tmp_path: Path) -
     base = remote_base(marker)
     adapter = plain_adapter(sentence_base("bert"), lora_config("bert"))
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--base", base, *options)
+    run = cli("merge", adapter, tmp_path / "out", "--base", base, *options)
 
     assert (run.code, run.err) == (0, "")
     assert not marker.exists()
@@ -543,7 +556,7 @@ def test_remote_code_that_would_have_to_be_run(tmp_path: Path) -> None:
     save_file({k.replace(".self.query", ".Wq"): v for k, v in load_file(file).items()}, file, {"format": "pt"})
     edit_json(adapter / "adapter_config.json", target_modules=["Wq"])
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--base", base)
+    run = cli("merge", adapter, tmp_path / "out", "--base", base)
 
     assert run.code == 2
     assert "--trust-remote-code" in run.err
@@ -571,7 +584,9 @@ print(json.dumps(found))
 
 def test_loads_and_embeds_without_peft() -> None:
     """SentenceTransformer(output), in a process that has no peft, answers like base + adapter unmerged."""
-    cases = [(*adapter_of(architecture, dtype), dtype) for architecture in ARCHITECTURES for dtype in ("float32", "bfloat16")]
+    cases = [
+        (*adapter_of(architecture, dtype), dtype) for architecture in ARCHITECTURES for dtype in ("float32", "bfloat16")
+    ]
     dense = sentence_base("bert", dense=True)
     cases.append((dense, plain_adapter(dense, lora_config("bert")), "float32"))
     cases.append((*adapter_of("bert", "float32", 3), "float32"))
@@ -620,7 +635,7 @@ def with_small_delta(adapter: Path, factor: float) -> Path:
 def test_untrained_adapter_is_refused(dtype: str, tmp_path: Path) -> None:
     adapter = with_small_delta(adapter_of("bert", dtype)[1], 0.0)
 
-    run = ingraft("merge", adapter, tmp_path / "out")
+    run = cli("merge", adapter, tmp_path / "out")
 
     assert run.code == 2
     assert "changes nothing" in run.err
@@ -631,7 +646,7 @@ def test_delta_that_the_dtype_swallows_is_refused(tmp_path: Path) -> None:
     base = plain_base("bert", "bfloat16")
     adapter = with_small_delta(plain_adapter(base, lora_config("bert")), 1e-7)
 
-    run = ingraft("merge", adapter, tmp_path / "out")
+    run = cli("merge", adapter, tmp_path / "out")
 
     assert run.code == 2
     assert "cannot hold any of the adapter's delta" in run.err
@@ -643,7 +658,7 @@ def test_delta_that_the_dtype_swallows_is_refused(tmp_path: Path) -> None:
 def test_loss_of_rounding_is_reported(tmp_path: Path) -> None:
     adapter = with_small_delta(adapter_of("bert", "bfloat16")[1], 1 / 200)
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--format", "json")
+    run = cli("merge", adapter, tmp_path / "out", "--format", "json")
     figures = json.loads(run.out)["verification"]["figures"]
 
     base = adapter_of("bert", "bfloat16")[0]
@@ -660,7 +675,9 @@ def test_loss_of_rounding_is_reported(tmp_path: Path) -> None:
     exact = truth.parameters[name] - before[name].double()
     assert one["delta_norm"] == pytest.approx(float(exact.norm()), rel=1e-4)
     assert one["base_norm"] == pytest.approx(float(before[name].double().norm()), rel=1e-4)
-    assert one["rounding_loss"] == pytest.approx(float((after[name].double() - truth.parameters[name]).norm() / exact.norm()), rel=1e-3)
+    assert one["rounding_loss"] == pytest.approx(
+        float((after[name].double() - truth.parameters[name]).norm() / exact.norm()), rel=1e-3
+    )
 
 
 # What is printed and kept
@@ -670,7 +687,7 @@ def test_report_for_people() -> None:
     base, adapter = adapter_of("bert")
     output = new_folder("out") / "out"
 
-    run = ingraft("merge", adapter, output)
+    run = cli("merge", adapter, output)
 
     lines = run.out.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
@@ -688,7 +705,7 @@ def test_report_for_people() -> None:
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     _, adapter = adapter_of("bert")
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--dry-run")
+    run = cli("merge", adapter, tmp_path / "out", "--dry-run")
 
     assert (run.code, run.err) == (0, "")
     assert "13 tensors edited" in run.out
@@ -699,7 +716,9 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 def test_plan_as_json(tmp_path: Path) -> None:
     _, adapter = adapter_of("bert")
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--dry-run", "--format", "json", "--save-plan", tmp_path / "plan.json")
+    run = cli(
+        "merge", adapter, tmp_path / "out", "--dry-run", "--format", "json", "--save-plan", tmp_path / "plan.json"
+    )
 
     plan = json.loads(run.out)["plan"]
     assert plan == json.loads((tmp_path / "plan.json").read_text())
@@ -716,7 +735,7 @@ def test_plan_as_json(tmp_path: Path) -> None:
 def test_result_as_json(tmp_path: Path) -> None:
     _, adapter = adapter_of("bert")
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--format", "json")
+    run = cli("merge", adapter, tmp_path / "out", "--format", "json")
 
     found = json.loads(run.out)
     assert (run.code, run.err) == (0, "")
@@ -731,7 +750,7 @@ def test_result_as_json(tmp_path: Path) -> None:
 def test_plan_that_cannot_be_saved(tmp_path: Path) -> None:
     _, adapter = adapter_of("bert")
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--save-plan", tmp_path / "none" / "plan.json")
+    run = cli("merge", adapter, tmp_path / "out", "--save-plan", tmp_path / "none" / "plan.json")
 
     assert run.code == 2
     assert "plan.json cannot be written" in run.err
@@ -757,7 +776,9 @@ def test_manifest() -> None:
     def sha256(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    written = {str(p.relative_to(output)): sha256(p) for p in output.rglob("*") if p.is_file() and p.name != "ingraft.json"}
+    written = {
+        str(p.relative_to(output)): sha256(p) for p in output.rglob("*") if p.is_file() and p.name != "ingraft.json"
+    }
     assert manifest["files"] == written
     assert manifest["base"]["files"] == {path.name: sha256(path) for path in base.glob("*.safetensors")}
     assert manifest["adapter"]["files"] == {"adapter_model.safetensors": sha256(adapter / "adapter_model.safetensors")}
@@ -766,7 +787,7 @@ def test_manifest() -> None:
 def test_without_proof(tmp_path: Path) -> None:
     _, adapter = adapter_of("bert")
 
-    run = ingraft("merge", adapter, tmp_path / "out", "--no-verify")
+    run = cli("merge", adapter, tmp_path / "out", "--no-verify")
 
     assert run.code == 0
     assert "--no-verify" in run.out
@@ -780,8 +801,8 @@ def test_overwrite(tmp_path: Path) -> None:
     shutil.copytree(adapter, output)
     (output / "stale.txt").write_text("stale")
 
-    assert ingraft("merge", adapter, output).code == 2
-    run = ingraft("merge", adapter, output, "--overwrite")
+    assert cli("merge", adapter, output).code == 2
+    run = cli("merge", adapter, output, "--overwrite")
 
     assert (run.code, run.err) == (0, "")
     assert files_besides_weights(output) == files_besides_weights(merged_once(adapter))
@@ -838,11 +859,8 @@ def test_failing_proof_publishes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
             return figures
 
         monkeypatch.setattr(ingraft.execute, "execute", spoiled)
-        run = ingraft_cli("merge", adapter, tmp_path / "out")
+        run = cli("merge", adapter, tmp_path / "out")
 
         assert run.code == 1
         assert run.err.startswith("error: The proof failed: ")
         assert snapshot(tmp_path) == {}
-
-
-ingraft_cli = ingraft

@@ -27,7 +27,7 @@ from helpers.handmade import (
     write_base,
     write_modules,
 )
-from helpers.merging import Run, ingraft
+from helpers.merging import Run, cli
 
 KEY = f"base_model.model.{QUERY}"
 WEIGHTS = "adapter_model.safetensors"
@@ -48,7 +48,7 @@ def adapter(tmp_path: Path, base: Path) -> Path:
 def refused(tmp_path: Path, adapter: Path | str, *options: str | Path) -> str:
     """Merge, check that it is refused as it should be, and return the reason."""
     before = snapshot(tmp_path)
-    run = ingraft("merge", adapter, tmp_path / "out", *options)
+    run = cli("merge", adapter, tmp_path / "out", *options)
     check_refusal(run)
     assert snapshot(tmp_path) == before
     return run.err
@@ -65,14 +65,16 @@ def check_refusal(run: Run) -> None:
 
 def test_the_inputs_themselves_are_fine(tmp_path: Path, adapter: Path) -> None:
     """Every refusal below is for its one fault."""
-    assert ingraft("merge", adapter, tmp_path / "out").code == 0
+    assert cli("merge", adapter, tmp_path / "out").code == 0
 
 
 # The adapter and the base do not belong together
 
 
 def test_base_of_another_width(tmp_path: Path, base: Path, adapter: Path) -> None:
-    shapes = {name: tuple(2 * size if size == HIDDEN else size for size in shape) for name, shape in bert_shapes().items()}
+    shapes = {
+        name: tuple(2 * size if size == HIDDEN else size for size in shape) for name, shape in bert_shapes().items()
+    }
     write_base(base, tensors=random_tensors(shapes), config={"hidden_size": 2 * HIDDEN})
 
     assert f"{QUERY}: lora_A has" in refused(tmp_path, adapter)
@@ -106,7 +108,9 @@ def test_adapter_of_another_architecture(tmp_path: Path, base: Path) -> None:
 
 
 def test_base_is_named_in_the_reason(tmp_path: Path, base: Path, adapter: Path) -> None:
-    other = write_base(tmp_path / "in" / "other", tensors=random_tensors(bert_shapes(1)), config={"num_hidden_layers": 1})
+    other = write_base(
+        tmp_path / "in" / "other", tensors=random_tensors(bert_shapes(1)), config={"num_hidden_layers": 1}
+    )
 
     reason = refused(tmp_path, adapter, "--base", other)
 
@@ -277,7 +281,10 @@ def overlap(path: Path) -> None:
 
 
 def leave(path: Path) -> None:
-    rewrite(path, lambda entries: [entry.update(data_offsets=[o + 4096 for o in entry["data_offsets"]]) for entry in entries])
+    rewrite(
+        path,
+        lambda entries: [entry.update(data_offsets=[o + 4096 for o in entry["data_offsets"]]) for entry in entries],
+    )
 
 
 def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -290,7 +297,9 @@ def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
 
 @pytest.mark.parametrize("damage", [cut, halve, empty, lengthen, point, claim, overlap, leave])
 @pytest.mark.parametrize("which", ["adapter", "base", "shard"])
-def test_damaged_safetensors(damage: Callable[[Path], None], which: str, tmp_path: Path, base: Path, adapter: Path) -> None:
+def test_damaged_safetensors(
+    damage: Callable[[Path], None], which: str, tmp_path: Path, base: Path, adapter: Path
+) -> None:
     file = adapter / WEIGHTS if which == "adapter" else base / "model.safetensors"
     if which == "shard":
         shutil.rmtree(base)
@@ -332,7 +341,9 @@ def test_modules_leave_the_directory(path: str, which: str, tmp_path: Path, base
     assert "outside" in refused(tmp_path, adapter)
 
 
-@pytest.mark.parametrize("file", ["modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "config.json"])
+@pytest.mark.parametrize(
+    "file", ["modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "config.json"]
+)
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"3", b"[" * 100_000])
 def test_unreadable_json_in_the_base(file: str, content: bytes, tmp_path: Path, base: Path, adapter: Path) -> None:
     write_modules(base)
@@ -366,7 +377,7 @@ def test_nothing_is_written_outside_the_work_either(tmp_path: Path, adapter: Pat
     change_tensors(adapter / WEIGHTS, {f"{KEY}.lora_A.weight": torch.full((4, HIDDEN), torch.nan)})
     before = snapshot(tmp_path)
 
-    run = ingraft("merge", adapter, tmp_path / "new" / "deep" / "out")
+    run = cli("merge", adapter, tmp_path / "new" / "deep" / "out")
 
     check_refusal(run)
     assert snapshot(tmp_path) == before
@@ -380,7 +391,9 @@ def test_saved_module_that_diverged(tmp_path: Path, adapter: Path) -> None:
 
 
 def test_result_that_overflows(tmp_path: Path, adapter: Path) -> None:
-    huge = {f"{KEY}.lora_{side}.weight": torch.full(shape, 1e30) for side, shape in (("A", (4, HIDDEN)), ("B", (HIDDEN, 4)))}
+    huge = {
+        f"{KEY}.lora_{side}.weight": torch.full(shape, 1e30) for side, shape in (("A", (4, HIDDEN)), ("B", (HIDDEN, 4)))
+    }
     change_tensors(adapter / WEIGHTS, huge)
 
     assert f"{QUERY}.weight" in refused(tmp_path, adapter)
@@ -388,7 +401,10 @@ def test_result_that_overflows(tmp_path: Path, adapter: Path) -> None:
 
 @pytest.mark.parametrize("how", ["stored", "asked for"])
 def test_result_that_float16_cannot_hold(how: str, tmp_path: Path, base: Path, adapter: Path) -> None:
-    large = {f"{KEY}.lora_{side}.weight": torch.full(shape, 300.0) for side, shape in (("A", (4, HIDDEN)), ("B", (HIDDEN, 4)))}
+    large = {
+        f"{KEY}.lora_{side}.weight": torch.full(shape, 300.0)
+        for side, shape in (("A", (4, HIDDEN)), ("B", (HIDDEN, 4)))
+    }
     change_tensors(adapter / WEIGHTS, large)
     if how == "stored":
         write_base(base, dtype=torch.float16)
@@ -442,7 +458,7 @@ def test_odd_targets_do_not_matter_where_the_tensors_say_it(targets: Any, tmp_pa
     """Merged or refused, but never a traceback."""
     edit_json(adapter / CONFIG, target_modules=targets)
 
-    run = ingraft("merge", adapter, tmp_path / "out")
+    run = cli("merge", adapter, tmp_path / "out")
 
     assert run.code == 0 or check_refusal(run) is None
 
@@ -470,7 +486,9 @@ def test_unknown_method_is_given_the_nearest(tmp_path: Path, adapter: Path) -> N
     assert "(nearest: LORA)" in refused(tmp_path, adapter)
 
 
-@pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "XLORA", "POLY", "CPT"])
+@pytest.mark.parametrize(
+    "peft_type", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "XLORA", "POLY", "CPT"]
+)
 def test_method_that_no_merge_can_express(peft_type: str, tmp_path: Path, adapter: Path) -> None:
     edit_json(adapter / CONFIG, peft_type=peft_type)
 
@@ -557,7 +575,10 @@ class Bomb:
 @pytest.mark.parametrize("how", ["zip", "legacy", "bare"])
 @pytest.mark.parametrize("which", ["adapter", "base"])
 def test_pickled_weights_with_code_in_them(which: str, how: str, tmp_path: Path, base: Path, adapter: Path) -> None:
-    folder, names = {"adapter": (adapter, (WEIGHTS, "adapter_model.bin")), "base": (base, ("model.safetensors", "pytorch_model.bin"))}[which]
+    folder, names = {
+        "adapter": (adapter, (WEIGHTS, "adapter_model.bin")),
+        "base": (base, ("model.safetensors", "pytorch_model.bin")),
+    }[which]
     state = {**load_file(folder / names[0]), "more": Bomb(tmp_path / "marker")}
     (folder / names[0]).unlink()
     if how == "bare":
@@ -574,9 +595,11 @@ def test_pickled_weights_that_are_not_looked_at(tmp_path: Path, base: Path, adap
     for name in ("training_args.bin", "optimizer.pt", "rng_state.pth"):
         (adapter / name).write_bytes(pickle.dumps(Bomb(tmp_path / "marker")))
 
-    assert ingraft("merge", adapter, tmp_path / "out").code == 0
+    assert cli("merge", adapter, tmp_path / "out").code == 0
     assert not (tmp_path / "marker").exists()
-    assert not {"training_args.bin", "optimizer.pt", "rng_state.pth"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert not {"training_args.bin", "optimizer.pt", "rng_state.pth"} & {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 # The output
@@ -602,7 +625,7 @@ def test_output_is_a_file(tmp_path: Path, adapter: Path) -> None:
 def test_output_is_an_input(output: str, tmp_path: Path, adapter: Path) -> None:
     before = snapshot(tmp_path)
 
-    run = ingraft("merge", adapter, tmp_path / "in" / output, "--overwrite")
+    run = cli("merge", adapter, tmp_path / "in" / output, "--overwrite")
 
     check_refusal(run)
     assert snapshot(tmp_path) == before
@@ -612,7 +635,7 @@ def test_output_below_a_file(tmp_path: Path, adapter: Path) -> None:
     (tmp_path / "file").write_text("mine")
     before = snapshot(tmp_path)
 
-    run = ingraft("merge", adapter, tmp_path / "file" / "out")
+    run = cli("merge", adapter, tmp_path / "file" / "out")
 
     check_refusal(run)
     assert snapshot(tmp_path) == before
@@ -654,7 +677,9 @@ def test_disk_that_fills_up_while_writing(tmp_path: Path, adapter: Path, monkeyp
     assert "No space left on device" in refused(tmp_path, adapter)
 
 
-def test_unreadable_file_in_the_base(tmp_path: Path, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_in_the_base(
+    tmp_path: Path, base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Root may read everything, so the refusal is made here."""
     (base / "LICENSE").write_text("x")
     real = shutil.copyfile
@@ -676,7 +701,7 @@ def test_unreadable_file_in_the_base(tmp_path: Path, base: Path, adapter: Path, 
 def test_unusable_command_line(options: list[str], tmp_path: Path, adapter: Path) -> None:
     before = snapshot(tmp_path)
 
-    run = ingraft("merge", adapter, tmp_path / "out", *options)
+    run = cli("merge", adapter, tmp_path / "out", *options)
 
     assert run.code == 2
     assert snapshot(tmp_path) == before

@@ -96,9 +96,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], shards: int) -> No
         save_file(part, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    write_json(
-        folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map}
-    )
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def write_modules(folder: Path, *, transformer: str = "", dense: bool = False) -> None:

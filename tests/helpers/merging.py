@@ -25,7 +25,7 @@ class Run:
     err: str
 
 
-def ingraft(*arguments: str | Path) -> Run:
+def cli(*arguments: str | Path) -> Run:
     """One command line, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -36,7 +36,7 @@ def ingraft(*arguments: str | Path) -> Run:
 def merged(adapter: Path, *options: str | Path) -> Path:
     """The output of a merge that must succeed, without a word on stderr."""
     output = new_folder("merged") / "out"
-    run = ingraft("merge", adapter, output, *options)
+    run = cli("merge", adapter, output, *options)
     assert (run.code, run.err) == (0, ""), run.err
     return output
 

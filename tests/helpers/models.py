@@ -30,7 +30,12 @@ WORDS = (
     "a the of in to and is on at by for with search query text model word fever cough pain chest acute chronic type two "
     "without left right hand foot fracture open closed diabetes blood pressure high low heart kidney failure"
 ).split()
-TEXTS = ["fever and cough", "chronic kidney failure without pain", "open fracture of the left hand", "high blood pressure"]
+TEXTS = [
+    "fever and cough",
+    "chronic kidney failure without pain",
+    "open fracture of the left hand",
+    "high blood pressure",
+]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = 128
 

@@ -11,7 +11,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["ingraft.pipeline", "ingraft.execute", "ingraft.verification.weights", "ingraft.cli.app"])
+_context.set_forkserver_preload(
+    ["ingraft.pipeline", "ingraft.execute", "ingraft.verification.weights", "ingraft.cli.app"]
+)
 
 
 def _run(arguments: Sequence[str], log: str) -> None:

@@ -84,7 +84,9 @@ def test_inside(name: str, tmp_path: Path) -> None:
     assert inside(tmp_path, name, named_by=tmp_path / "x.json") == tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["..", "../a", "a/../../b", "a/..", "/etc/passwd", "//host/x", "..\\a", "a\\..\\..\\b"])
+@pytest.mark.parametrize(
+    "name", ["..", "../a", "a/../../b", "a/..", "/etc/passwd", "//host/x", "..\\a", "a\\..\\..\\b"]
+)
 def test_outside(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match=r"x\.json names .* outside"):
         inside(tmp_path, name, named_by=tmp_path / "x.json")

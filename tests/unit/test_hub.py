@@ -90,7 +90,9 @@ def test_what_the_hub_says(kind: type[Exception], message: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("has_safetensors", [True, False])
-def test_base_is_downloaded_in_one_format(has_safetensors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_is_downloaded_in_one_format(
+    has_safetensors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[str, Any] = {}
 
     def download(repo_id: str, **arguments: Any) -> str:

@@ -75,7 +75,9 @@ def test_no_list_of_modules(content: Any, tmp_path: Path) -> None:
         read_layout(tmp_path)
 
 
-@pytest.mark.parametrize("entry", [{}, {"path": "a"}, {"type": "x"}, {"path": 3, "type": "x"}, {"path": "a", "type": None}])
+@pytest.mark.parametrize(
+    "entry", [{}, {"path": "a"}, {"type": "x"}, {"path": 3, "type": "x"}, {"path": "a", "type": None}]
+)
 def test_module_without_path_or_type(entry: dict[str, Any], tmp_path: Path) -> None:
     write_json(tmp_path / "modules.json", [module("", "Transformer"), entry])
 
@@ -104,7 +106,9 @@ def test_router_without_types(types: Any, tmp_path: Path) -> None:
 
 def test_router_that_leaves_the_directory(tmp_path: Path) -> None:
     write_json(tmp_path / "modules.json", [module("r", "Router")])
-    write_json(tmp_path / "r" / "router_config.json", {"types": {"../../x": "sentence_transformers.models.Transformer"}})
+    write_json(
+        tmp_path / "r" / "router_config.json", {"types": {"../../x": "sentence_transformers.models.Transformer"}}
+    )
 
     with pytest.raises(UnusableInput, match="outside"):
         read_layout(tmp_path)

@@ -194,7 +194,10 @@ def test_failing_swap_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(UnusableInput, match="Input/output error"), published(tmp_path / "out", overwrite=True) as folder:
+    with (
+        pytest.raises(UnusableInput, match="Input/output error"),
+        published(tmp_path / "out", overwrite=True) as folder,
+    ):
         (folder / "x").touch()
 
     assert snapshot(tmp_path) == before

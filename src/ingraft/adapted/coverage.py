@@ -44,8 +44,7 @@ def check_covered(adapter: Adapter, modules: Mapping[str, str], model: Any) -> N
         if len(NUMBER.findall(module)) != len(NUMBER.findall(live)):
             continue
         for other in siblings[NUMBER.sub("*", live)]:
-            numbers = iter(NUMBER.findall(other))
-            trained = NUMBER.sub(lambda _, numbers=numbers: next(numbers), module)
+            trained = _renumbered(module, NUMBER.findall(other))
             if other not in adapted and is_targeted(adapter.config.raw, trained):
                 missing.add(trained)
     if missing:
@@ -53,3 +52,8 @@ def check_covered(adapter: Adapter, modules: Mapping[str, str], model: Any) -> N
             f"{adapter.weights} has no tensors for {min(missing)}, which its config targets.",
             hint="The file is incomplete, or the base is another model. Save the adapter again or pass --base.",
         )
+
+
+def _renumbered(module: str, numbers: list[str]) -> str:
+    remaining = iter(numbers)
+    return NUMBER.sub(lambda _: next(remaining), module)

@@ -29,6 +29,6 @@ def check_heads_trained(model: Any, base: BaseModel, saved: Iterable[str], *, tr
     fresh = [name for name in outside if name not in known]
     if fresh:
         raise UnusableInput(
-            f"{fresh[0]} is in neither the base {base.name} nor the adapter: the model would score with random numbers.",
+            f"{fresh[0]} is neither in the base {base.name} nor in the adapter: its numbers would be random.",
             hint="Train it along: add its module to modules_to_save, and save the adapter again.",
         )

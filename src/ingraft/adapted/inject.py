@@ -35,7 +35,7 @@ def inject(model: nn.Module, config: Any, state: Mapping[str, Tensor], *, who: s
         tuner: Any = peft_model.base_model
         _check_targets(targets, set(getattr(tuner, "targeted_module_names", targets)), who)
         _check_targets(parameters, set(getattr(tuner, "targeted_parameter_names", parameters)), who)
-        loaded = set_peft_model_state_dict(peft_model, dict(state), adapter_name=ADAPTER)
+        loaded: Any = set_peft_model_state_dict(peft_model, dict(state), adapter_name=ADAPTER)
     if loaded.unexpected_keys:
         raise UnusableInput(f"{who}: PEFT has no place for {_some(loaded.unexpected_keys)}.")
     _check_arrived(peft_model, config, state, who, only)
@@ -46,7 +46,7 @@ def inject(model: nn.Module, config: Any, state: Mapping[str, Tensor], *, who: s
 @contextlib.contextmanager
 def _names_as_they_are(model: nn.Module) -> Iterator[None]:
     """PEFT renames adapter tensors by the model type, for adapters made before transformers 5. Ours fit already."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "model_type"):
         yield
         return
@@ -89,9 +89,7 @@ def _check_arrived(peft_model: nn.Module, config: Any, state: Mapping[str, Tenso
         saved = get_peft_model_state_dict(
             peft_model, state_dict=full, adapter_name=ADAPTER, save_embedding_layers=False
         )
-    differing = [
-        key for key, value in state.items() if not _same(saved.get(key, full.get(key)), value)
-    ]
+    differing = [key for key, value in state.items() if not _same(saved.get(key, full.get(key)), value)]
     if differing:
         raise UnusableInput(f"{who}: PEFT dropped {_some(differing)} while loading.")
     missing = [key for key in saved if key not in state and not key.endswith(".bias")]

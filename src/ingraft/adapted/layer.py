@@ -1,4 +1,4 @@
-"""One adapted layer alone, through PEFT: a skeleton with the base layer's numbers in it, adapted like the whole model."""
+"""One adapted layer alone, through PEFT: a skeleton with the base's numbers in it, adapted like the whole model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEEDS_ALL = {"FROD": "save_projection", "UNILORA": "save_indices"}
 
 @dataclass(frozen=True)
 class BaseLayer:
-    """The base's numbers of one layer: `weight` as the running model has it (Conv1D: [in, out]), `bias` if it has one."""
+    """The base's numbers of one layer: `weight` as the running model has it (Conv1D: [in, out]), and its bias."""
 
     kind: LayerKind
     weight: Tensor
@@ -76,10 +76,12 @@ def forward_of(adapted: nn.Module, layer: BaseLayer) -> Forward:
     def forward(x: Tensor) -> Tensor:
         with torch.no_grad():
             if layer.kind == "conv":
-                return adapted(x.reshape(-1, *layer.weight.shape[1:])).flatten(1)
-            if layer.kind in ("embedding", "norm"):
-                return adapted(x)
-            return adapted(x[:, None, :])[:, 0, :]
+                result: Tensor = adapted(x.reshape(-1, *layer.weight.shape[1:])).flatten(1)
+            elif layer.kind in ("embedding", "norm"):
+                result = adapted(x)
+            else:
+                result = adapted(x[:, None, :])[:, 0, :]
+        return result
 
     return forward
 
@@ -152,22 +154,23 @@ def _hollow(kind: LayerKind, shape: tuple[int, ...], *, bias: bool = False) -> n
     made: Any
     with torch.device("meta"):
         if kind == "embedding":
-            made = nn.Embedding(*shape)
+            made = nn.Embedding(shape[0], shape[1])
         elif kind == "conv1d":
             from transformers.pytorch_utils import Conv1D
 
-            made = Conv1D(shape[1], shape[0])
+            made = Conv1D(shape[1], shape[0])  # type: ignore[no-untyped-call]
             if not bias:
                 made.bias = None
         elif kind == "conv":
-            layer = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(shape)]
+            layer: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[len(shape)]
             made = layer(shape[1], shape[0], shape[2:], bias=bias)
         elif kind == "norm":
             made = nn.LayerNorm(shape[0], bias=bias)
         else:
             made = nn.Linear(shape[1], shape[0], bias=bias)
     made.weight = nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
-    return made
+    module: nn.Module = made
+    return module
 
 
 def _put(root: nn.Module, name: str, module: nn.Module) -> None:

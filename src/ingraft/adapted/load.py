@@ -1,8 +1,8 @@
-"""The unmerged model: the base with the adapter in place, through PEFT's own layers, every adapter tensor accounted for."""
+"""The unmerged model: the base with the adapter in place, through PEFT's own layers, every tensor accounted for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from ingraft.adapted.adapt import Part, adapt
 from ingraft.adapted.assemble import Assembled, assembled
-from ingraft.adapted.config import peft_config
-from ingraft.adapted.coverage import check_covered, configured_modules
-from ingraft.adapted.displaced import adapt_displaced
-from ingraft.adapted.heads import check_heads_trained
-from ingraft.adapted.inject import inject
-from ingraft.adapted.keys import AdapterKeys, split_keys, unwrapped
-from ingraft.adapted.names import LiveNames, live_names
+from ingraft.adapted.keys import split_keys
 from ingraft.adapted.quiet import quiet
-from ingraft.adapted.tensors import read_tensors
+from ingraft.adapted.transformers import transformers_by_folder
 from ingraft.adapter import Adapter, open_adapters
 from ingraft.base_model import BaseModel, open_base, quantisation_of
 from ingraft.errors import UnusableInput
@@ -53,17 +48,8 @@ def load_adapted(
     """
     with open_unadapted(adapter, base, trust_remote_code=trust_remote_code, dtype=dtype) as unadapted:
         unadapted.adapt()
-        return unadapted.model
-
-
-@dataclass(frozen=True)
-class Part:
-    """One adapter, its base, and the live transformer module that it goes on."""
-
-    adapter: Adapter
-    base: BaseModel
-    keys: AdapterKeys
-    module: Any
+        live: LiveModel = unadapted.model
+        return live
 
 
 @dataclass(frozen=True)
@@ -85,7 +71,7 @@ class Unadapted:
         """Put the adapter on `model`. Returns adapted things that belong to a head which the model does not have."""
         absent: list[str] = []
         for part in self.parts:
-            absent += _adapt(part, self.trust_remote_code)
+            absent += adapt(part, trust_remote_code=self.trust_remote_code)
         _set_dtype(self.model, self.dtype)
         self.model.eval()
         return tuple(absent)
@@ -106,7 +92,7 @@ def open_unadapted(
     _check_memory(bases, dtype)
     with assembled(adapters, bases) as directory:
         live = _load(directory, bases[0], trust_remote_code, dtype)
-        transformers = _transformers(live, directory)
+        transformers = transformers_by_folder(live, directory.layout)
         parts = tuple(
             Part(opened, model, own, transformers[folder])
             for opened, model, own, folder in zip(adapters, bases, keys, directory.folders, strict=True)
@@ -187,148 +173,7 @@ def _set_dtype(live: nn.Module, dtype: DType) -> None:
     if dtype != "float64":
         return
     for module in live.modules():
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if hasattr(config, "_experts_implementation"):
             config._experts_implementation = "eager"  # the grouped kernels know no float64
     live.double()
-
-
-def _transformers(live: Any, directory: Assembled) -> dict[str, Any]:
-    """The modules that hold a transformer, by their folders."""
-    found = [module for module in live.modules() if hasattr(type(module), "auto_model") and hasattr(module, "model")]
-    folders = directory.layout.transformers
-    if len(found) != len(folders):
-        raise UnusableInput(
-            f"The model has {len(found)} transformers where its directory has {len(folders)}: "
-            "a module with code of its own is not supported here."
-        )
-    return dict(zip(folders, found, strict=True))
-
-
-def _adapt(part: Part, trust_remote_code: bool) -> tuple[str, ...]:
-    """Put one adapter on its transformer."""
-    adapter, keys, model = part.adapter, part.keys, part.module.model
-    names = live_names(adapter, keys, part.base, model, trust_remote_code=trust_remote_code)
-    _resize(adapter, keys, names, model)
-    check_heads_trained(model, part.base, names.saved.values(), trust_remote_code=trust_remote_code)
-    if names.displaced:
-        adapt_displaced(adapter, keys, part.base, model, names.displaced)
-    tuned = {module: names.modules[unwrapped(module)] for module in keys.tuned if unwrapped(module) in names.modules}
-    check_covered(adapter, tuned, model)
-    if keys.shared and not keys.tuned:
-        tuned = configured_modules(adapter, model)
-    tokens = {module: names.modules[module] for module in keys.tokens if module in names.modules}
-    parameters = _target_parameters(adapter, tuned, model)
-    owners = {parameter.rpartition(".")[0] for parameter in parameters}
-    whole = _whole_modules(adapter, keys, names)
-    config = peft_config(
-        adapter,
-        {module: live for module, live in tuned.items() if live not in owners},
-        parameters=parameters,
-        modules_to_save=whole,
-        tokens=tokens,
-    )
-    state = _state(keys, names)
-    _check_all_used(adapter, keys, names, state)
-    if state:
-        inject(model, config, read_tensors(adapter, state), who=adapter.name)
-    _keep_tied_biases(model)
-    return names.absent
-
-
-def _resize(adapter: Adapter, keys: AdapterKeys, names: LiveNames, model: Any) -> None:
-    """Give the model as many embeddings as the adapter brings, where the vocabulary was resized for training."""
-    embeddings = model.get_input_embeddings()
-    own = next((name for name, module in model.named_modules() if module is embeddings), None)
-    for name, live in names.saved.items():
-        rows = adapter.tensors[keys.saved[name].key].shape[0]
-        if live == f"{own}.weight" and rows != embeddings.weight.shape[0]:
-            with quiet():
-                model.resize_token_embeddings(rows, mean_resizing=False)
-            return
-
-
-def _target_parameters(adapter: Adapter, tuned: Mapping[str, str], model: Any) -> list[str]:
-    """The live model's parameters that are adapted by themselves, as `target_parameters` names them."""
-    wanted = adapter.config.raw.get("target_parameters") or []
-    found = []
-    for module, live in tuned.items():
-        plain = unwrapped(module)
-        for parameter, _ in model.get_submodule(live).named_parameters(recurse=False):
-            name = f"{plain}.{parameter}"
-            if any(name == key or name.endswith(f".{key}") for key in wanted):
-                found.append(f"{live}.{parameter}")
-    return sorted(set(found))
-
-
-def _whole_modules(adapter: Adapter, keys: AdapterKeys, names: LiveNames) -> list[str]:
-    """The live model's modules that PEFT has to copy because the adapter holds them whole (modules_to_save)."""
-    found = []
-    for parameter, live in names.saved.items():
-        if keys.saved[parameter].wrapped:
-            continue
-        module, live_module = parameter.split("."), live.split(".")
-        for entry in adapter.config.modules_to_save:
-            at = _position(module, entry.split("."))
-            if at is not None:
-                below = len(module) - at
-                found.append(".".join(live_module[: len(live_module) - below]))
-                break
-    return sorted(set(found))
-
-
-def _position(parts: list[str], entry: list[str]) -> int | None:
-    """Where `entry` ends in `parts`."""
-    for start in range(len(parts) - len(entry)):
-        if parts[start : start + len(entry)] == entry:
-            return start + len(entry)
-    return None
-
-
-def _state(keys: AdapterKeys, names: LiveNames) -> dict[str, str]:
-    """Name that PEFT expects → key in the file, for all that goes into the live model through PEFT."""
-    state: dict[str, str] = {}
-    if not keys.tuned or any(unwrapped(module) in names.modules for module in keys.tuned):
-        state |= {f"base_model.{name}": key for name, key in keys.shared.items()}
-    for owners in (keys.tuned, keys.tokens):
-        for module, tensors in owners.items():
-            plain = unwrapped(module)
-            if plain in names.modules:
-                live = names.modules[plain] + module[len(plain) :]
-                state |= {f"base_model.model.{live}.{tail}": key for tail, key in tensors.items()}
-    adapted = {names.modules[unwrapped(module)] for module in keys.tuned if unwrapped(module) in names.modules}
-    for parameter, live in names.saved.items():
-        module, _, last = live.rpartition(".")
-        inner = f"{module}.base_layer.{last}" if module in adapted else live
-        state[f"base_model.model.{inner}"] = keys.saved[parameter].key
-    return state
-
-
-def _check_all_used(adapter: Adapter, keys: AdapterKeys, names: LiveNames, state: Mapping[str, str]) -> None:
-    """Total accounting: every key of the file goes in by PEFT, by way of a displaced module, or is a head's."""
-    elsewhere = {*names.displaced, *names.absent}
-    used = set(state.values())
-    for owners in (keys.tuned, keys.tokens):
-        used |= {
-            key for module, tensors in owners.items() if unwrapped(module) in elsewhere for key in tensors.values()
-        }
-    used |= {saved.key for parameter, saved in keys.saved.items() if parameter in elsewhere}
-    used |= set(keys.shared.values()) if names.displaced else set()
-    unused = sorted(set(adapter.tensors) - used)
-    if unused:
-        raise UnusableInput(
-            f"{len(unused)} of {len(adapter.tensors)} adapter tensors have no use, such as {unused[0]}."
-        )
-
-
-def _keep_tied_biases(model: nn.Module) -> None:
-    """PEFT's retrained tokens on a tied output layer leave out that layer's bias, which the trained model has."""
-    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
-
-    for module in model.modules():
-        if isinstance(module, TrainableTokensLayer) and isinstance(module.base_layer, nn.Linear):
-            bias = module.base_layer.bias
-            if bias is not None:
-                module.register_forward_hook(lambda layer, inputs, output: output + layer.base_layer.bias)
-
-

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ingraft.adapter import Adapter
 from ingraft.adapted.keys import AdapterKeys
+from ingraft.adapter import Adapter
 from ingraft.base_model import BaseModel
 from ingraft.errors import UnusableInput, nearest
 from ingraft.naming import Names, find_names

@@ -19,7 +19,7 @@ def quiet() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in _LOUD}
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -28,4 +28,4 @@ def quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

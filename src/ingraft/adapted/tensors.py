@@ -20,7 +20,7 @@ _DTYPES = {
 
 
 def read_tensors(adapter: Adapter, keys: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors of `keys` (name to give it → key in the file). Raises UnusableInput for numbers that are not finite."""
+    """The tensors of `keys` (name to give it → key in the file). UnusableInput for numbers that are not finite."""
     with open_files() as files:
         return {name: _checked(adapter, files, key) for name, key in keys.items()}
 

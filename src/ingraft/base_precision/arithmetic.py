@@ -10,7 +10,6 @@ blocks, the CPU kernel of bitsandbytes 0.50 takes the wrong scales; its GPU kern
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ingraft.base_precision.layers import QuantisedLayer
+from ingraft.base_precision.layers import QuantisedLayer, require_bitsandbytes
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 
@@ -31,11 +30,7 @@ Read = Callable[[TensorInfo], Tensor]  # a tensor's numbers; of packed ones the 
 
 def quiet_bitsandbytes() -> Any:
     """bitsandbytes.functional, imported without the hints that the package logs about other hardware."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UnusableInput(
-            "Dequantised weights are computed with bitsandbytes, which is not installed.",
-            hint="Install it with: pip install 'ingraft[quantized]'",
-        )
+    require_bitsandbytes()
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

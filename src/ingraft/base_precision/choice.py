@@ -6,30 +6,26 @@ base in original precision is merged into as it is, unless the weights that quan
 
 from __future__ import annotations
 
-import ast
 import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from ingraft.adapter import Adapter
 from ingraft.base_model import EDITABLE_DTYPES, BaseModel, quantisation_of
 from ingraft.base_precision.converted import converted_layers
 from ingraft.base_precision.dequantised import Dequantised
-from ingraft.base_precision.layers import NAMES, Kind, QuantisedLayer, describe, dtype_of, wider
+from ingraft.base_precision.layers import FLOATS, NAMES, QuantisedLayer, describe, dtype_of, require_bitsandbytes, wider
 from ingraft.base_precision.packed import companions, packed_layers
 from ingraft.base_precision.scratch import scratch_base
+from ingraft.base_precision.settings import Settings, in_words, is_bitsandbytes, trained_over
 from ingraft.errors import UnusableInput
 
 BasePrecision = Literal["original", "dequantized"]
-Settings = Mapping[str, Any]  # those of transformers' BitsAndBytesConfig
 
 _ASSUMED: Settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-_METHOD = "bitsandbytes"
-_CARD = "The following `bitsandbytes` quantization config was used during training:"
-_PACKED_NAME = re.compile(r"(bnb|bitsandbytes|nf4|fp4|int8|[48]-?bit)(?![a-z])", re.IGNORECASE)
+_PACKED_NAME = re.compile(r"(?<![a-z])(bnb|bitsandbytes|nf4|fp4|int8|[48]-?bit)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,13 @@ def at_precision(
     dtype    what the merged model will be stored in (safetensors' name), or None for the base's own
     Raises UnusableInput for a packed base without a choice, and for what a base cannot give.
     """
-    if _is_bitsandbytes(model.config.get("quantization_config")) or companions(model.checkpoint):
+    if is_bitsandbytes(model.config.get("quantization_config")) or companions(model.checkpoint):
+        if not _has_packed_weights(model):
+            raise UnusableInput(
+                f"The base model {model.name} says that it is quantised with {quantisation_of(model)}, but none of "
+                "its weights is packed.",
+                hint="If its weights are the original ones, remove quantization_config from its config.json.",
+            )
         if choice != "dequantized":
             raise _packed(model, adapter, choice)
         return _from_packed(model, dtype)
@@ -68,69 +70,24 @@ def at_precision(
                 hint="Pass the model in its original precision with --base.",
             )
         return _from_original(model, adapter, weights, dtype, trust_remote_code)
-    said = trained_over(adapter)
-    if said is None or choice == "original":
+    if choice == "original":
         return ChosenBase(model)
-    note = f"trained over a {_describe(said)} base, merged into the original weights"
-    asked = "; --base-precision dequantized merges into what training saw" if _is_bitsandbytes(said) else ""
-    return ChosenBase(model, notes=(note + asked,))
+    return ChosenBase(model, notes=_notes_on_original(adapter))
 
 
-def trained_over(adapter: Adapter) -> Settings | None:
-    """What the adapter says about the quantisation of the base in its training, or None when it says nothing.
-
-    It is read from adapter_config.json (`quantization_config`, `load_in_4bit`, `load_in_8bit`) and, as PEFT once
-    wrote it, from the model card.
-    """
-    raw = adapter.config.raw
-    given = raw.get("quantization_config")
-    if isinstance(given, dict) and (_bits(given) or not _is_bitsandbytes(given)) and given:
-        return given
-    flags = {key: True for key in ("load_in_4bit", "load_in_8bit") if raw.get(key) is True}
-    return flags or _from_card(adapter.folder / "README.md")
+def _notes_on_original(adapter: Adapter) -> tuple[str, ...]:
+    """What there is to say when nobody has chosen and the base has its original weights."""
+    said, named = trained_over(adapter), adapter.config.base_model or ""
+    if said is None and not _PACKED_NAME.search(named):
+        return ()
+    over = f"a base quantised with {in_words(said)}" if said is not None else f"the packed {named}"
+    again = said is None or is_bitsandbytes(said)
+    asked = "; --base-precision dequantized merges into what training saw" if again else ""
+    return (f"trained over {over}, merged into the original weights{asked}",)
 
 
-def _from_card(card: Path) -> Settings | None:
-    try:
-        lines = card.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    if _CARD not in lines:
-        return None
-    settings = {}
-    for line in lines[lines.index(_CARD) + 1 :]:
-        found = re.fullmatch(r"- (\w+): (.*)", line)
-        if found is None:
-            if line.strip():
-                break
-            continue
-        try:
-            settings[found[1]] = ast.literal_eval(found[2])
-        except (ValueError, SyntaxError):
-            settings[found[1]] = found[2]
-    return settings if _bits(settings) else None
-
-
-def _is_bitsandbytes(settings: Any) -> bool:
-    return isinstance(settings, Mapping) and settings.get("quant_method", _bits(settings) and _METHOD) == _METHOD
-
-
-def _bits(settings: Settings) -> int:
-    """4, 8, or 0 where the settings switch neither on."""
-    return next((n for n in (4, 8) if settings.get(f"load_in_{n}bit") or settings.get(f"_load_in_{n}bit")), 0)
-
-
-def _kind(settings: Settings) -> Kind:
-    if _bits(settings) == 8:
-        return "int8"
-    return "nf4" if settings.get("bnb_4bit_quant_type", "fp4") == "nf4" else "fp4"  # transformers' default is fp4
-
-
-def _describe(settings: Settings) -> str:
-    if not _is_bitsandbytes(settings):
-        return str(settings.get("quant_method", "quantised"))
-    kind = _kind(settings)
-    return describe(kind, double=kind != "int8" and bool(settings.get("bnb_4bit_use_double_quant")))
+def _has_packed_weights(model: BaseModel) -> bool:
+    return bool(companions(model.checkpoint)) or any(info.dtype in ("U8", "I8") for info in model.checkpoint)
 
 
 def _packed(model: BaseModel, adapter: Adapter, choice: BasePrecision | None) -> UnusableInput:
@@ -157,17 +114,13 @@ def _from_packed(model: BaseModel, dtype: str | None) -> ChosenBase:
     loaded = dtype_of(model.config.get("dtype", model.config.get("torch_dtype"))) or _plain_dtype(model)
     compute = dtype_of(settings.get("bnb_4bit_compute_dtype", "float32")) or "F32"
     layers = packed_layers(model, loaded=loaded, compute=compute)
-    if not layers:
-        raise UnusableInput(
-            f"The base model {model.name} says that it is quantised with {quantisation_of(model)}, but none of its "
-            "weights is packed.",
-            hint="Remove quantization_config from its config.json if its weights are the original ones.",
-        )
     output = loaded
     for layer in layers:
         output = wider(output, loaded if layer.kind == "int8" else layer.compute)
     kinds = sorted({describe(layer.kind, double=layer.nested_blocksize > 0) for layer in layers})
-    how = f"{len(layers)} {' and '.join(kinds)} layers of the base dequantised to {NAMES[dtype or output]}"
+    how = f"base dequantised: {len(layers)} layers from {' and '.join(kinds)} to {NAMES[dtype or output]}"
+    if dtype is None and output != loaded:
+        how += f", which they compute in; the model is {NAMES[loaded]}"
     dropped = {info.name for parts in companions(model.checkpoint).values() for info in parts.values()}
     tensors = {}
     for layer in layers:
@@ -182,14 +135,16 @@ def _from_original(
     model: BaseModel, adapter: Adapter, weights: Sequence[str], dtype: str | None, trust_remote_code: bool
 ) -> ChosenBase:
     said = trained_over(adapter)
-    if said is not None and not _is_bitsandbytes(said):
+    if said is not None and not is_bitsandbytes(said):
         raise UnusableInput(
-            f"The adapter {adapter.name} was trained over a base quantised with {_describe(said)}; only what "
+            f"The adapter {adapter.name} was trained over a base quantised with {in_words(said)}; only what "
             "bitsandbytes does to a base can be done again.",
             hint="Merge into the original weights: --base-precision original",
         )
     settings = said or _ASSUMED
     loaded = dtype_of(model.config.get("dtype", model.config.get("torch_dtype"))) or _plain_dtype(model)
+    if loaded not in FLOATS:
+        raise UnusableInput(f"{model.name} is {NAMES[loaded]}, which bitsandbytes does not quantise.")
     layers = converted_layers(model, weights, settings, loaded=loaded, trust_remote_code=trust_remote_code)
     covered: dict[str, int] = {}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -206,9 +161,9 @@ def _from_original(
     output = loaded
     for stored in outputs.values():
         output = wider(output, stored)
-    how = f"{len(layers)} layers quantised to {_describe(settings)} and back, as training saw them"
+    how = f"base as training saw it: {len(layers)} layers quantised to {in_words(settings)} and dequantised"
     if said is None:
-        how += " if it was that: the adapter does not say how its base was quantised"
+        how += "; assumed, since the adapter does not say how its base was quantised"
     config = model.config if (dtype or output) == loaded else _plain_config(model.config, dtype or output)
     return _chosen(model, config, layers, tensors, frozenset(whole), frozenset(), outputs, output, how)
 
@@ -224,9 +179,7 @@ def _chosen(
     dtype: str,
     how: str,
 ) -> ChosenBase:
-    from ingraft.base_precision.arithmetic import quiet_bitsandbytes
-
-    quiet_bitsandbytes()  # better missed now than when the weights are written
+    require_bitsandbytes()  # better missed now than when the weights are written
     plain, shards = scratch_base(model, config, tensors, computed, dropped)
     folder = plain.layout.root
     done = Dequantised(model.layout.root, folder, shards, tuple(layers), outputs, dtype, how)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ingraft.base_model import BaseModel
-from ingraft.base_precision.layers import NESTED_BLOCKSIZE, Kind, QuantisedLayer, dtype_of
+from ingraft.base_precision.layers import NESTED_BLOCKSIZE, Kind, QuantisedLayer, dtype_of, require_bitsandbytes
 from ingraft.errors import UnusableInput
 
 _KEYS = (
@@ -27,23 +27,26 @@ def converted_layers(
 ) -> tuple[QuantisedLayer, ...]:
     """The layers of `model` that training over it saw quantised as `settings` (of a BitsAndBytesConfig) say.
 
-    weights  parameters that the adapter is for; they tell whether training saw the model with its head
+    weights  parameters that the adapter is for; their names tell whether training loaded the model with its head
     """
-    if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("accelerate") is None:
+    if importlib.util.find_spec("transformers") is None:
         raise UnusableInput(
-            f"Which layers of {model.name} training saw quantised is told by transformers and accelerate.",
-            hint="Install them with: pip install 'ingraft[verify,quantized]'",
+            f"Which layers of {model.name} training saw quantised is told by transformers, which is not installed.",
+            hint="Install it with: pip install 'ingraft[verify,quantized]'",
         )
-    from ingraft.naming.meta import meta_names, runtime_model
+    require_bitsandbytes()
+    from ingraft.naming.meta import runtime_model
     from ingraft.naming.runtime_class import build_meta_model
 
     config = _config(settings)
     kind: Kind = "int8" if config.load_in_8bit else "fp4" if config.bnb_4bit_quant_type == "fp4" else "nf4"
     compute = dtype_of(config.bnb_4bit_compute_dtype) if "bnb_4bit_compute_dtype" in settings else None
     runtime = runtime_model(model, trust_remote_code=trust_remote_code)
-    head = bool(meta_names(weights, (), runtime).missing)
-    if head:
-        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=True)
+    head = False
+    if not set(weights) <= set(runtime.shapes):
+        with_head = runtime_model(model, trust_remote_code=trust_remote_code, head=True)
+        head = set(weights) <= set(with_head.shapes)
+        runtime = with_head if head else runtime
     meta = build_meta_model(model, trust_remote_code=trust_remote_code, head=head)
     layers = []
     for module in _quantised_modules(meta, config):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ingraft.checkpoint import TensorInfo
+from ingraft.errors import UnusableInput
 from ingraft.naming import Region
 
 Kind = Literal["nf4", "fp4", "int8"]
@@ -68,3 +70,12 @@ def wider(first: str, second: str) -> str:
 
 def describe(kind: Kind, *, double: bool) -> str:
     return KINDS[kind] + (" with double quantisation" if double else "")
+
+
+def require_bitsandbytes() -> None:
+    """Raise UnusableInput where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UnusableInput(
+            "Dequantised weights are computed with bitsandbytes, which is not installed.",
+            hint="Install it with: pip install 'ingraft[quantized]'",
+        )

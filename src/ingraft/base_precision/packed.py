@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ingraft.base_model import BaseModel
@@ -56,18 +57,12 @@ def packed_layers(model: BaseModel, *, loaded: str, compute: str) -> tuple[Quant
         conv1d = layer_kind(name, _plain(info, layer.shape), model.config) == "conv1d"
         rows = layer.shape[1] if conv1d else layer.shape[0]
         region = Region(name, (0, layer.elements), (0, rows))
-        layers.append(_placed(layer, conv1d, region))
+        layers.append(replace(layer, transposed=conv1d, regions=(region,)))
     known = {layer.parameter for layer in layers}
     for info in model.checkpoint:
         if info.dtype in ("U8", "I8") and len(info.shape) == 2 and info.name not in known:
             raise _fault(info, "is packed, and nothing in the checkpoint says how to unpack it")
     return tuple(layers)
-
-
-def _placed(layer: QuantisedLayer, transposed: bool, region: Region) -> QuantisedLayer:
-    from dataclasses import replace
-
-    return replace(layer, transposed=transposed, regions=(region,))
 
 
 def _plain(info: TensorInfo, shape: tuple[int, int]) -> TensorInfo:
@@ -83,8 +78,8 @@ def _four_bit(info: TensorInfo, parts: Mapping[str, TensorInfo], loaded: str, co
     if (
         not isinstance(shape, list)
         or len(shape) != 2
-        or not all(isinstance(size, int) and size > 0 for size in shape)
-        or blocksize not in _BLOCKSIZES
+        or not all(_is_count(size) and size > 0 for size in shape)
+        or not _is_blocksize(blocksize)
         or state.get("quant_type") != _STATES[states[0]]
         or dtype_of(state.get("dtype")) is None
     ):
@@ -94,7 +89,7 @@ def _four_bit(info: TensorInfo, parts: Mapping[str, TensorInfo], loaded: str, co
     nested = "nested_absmax" in parts
     nested_blocksize = state.get("nested_blocksize") if nested else 0
     offset = state.get("nested_offset", 0.0)
-    if nested and (nested_blocksize not in _BLOCKSIZES or not isinstance(offset, (int, float))):
+    if nested and not (_is_blocksize(nested_blocksize) and isinstance(offset, (int, float)) and math.isfinite(offset)):
         raise _fault(parts[states[0]], "does not describe its double quantisation")
     if info.nbytes != (elements + 1) // 2:
         raise _fault(info, f"has {info.nbytes:,} bytes, expected {(elements + 1) // 2:,} for 4 bits of {shape}")
@@ -135,6 +130,14 @@ def _eight_bit(info: TensorInfo, parts: Mapping[str, TensorInfo], loaded: str, c
         compute=compute,
         packed={"weight": info, **parts},
     )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_blocksize(value: Any) -> bool:
+    return _is_count(value) and value in _BLOCKSIZES
 
 
 def _expect(info: TensorInfo, parts: Mapping[str, TensorInfo], part: str, elements: int, dtype: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -10,9 +9,6 @@ import torch
 from torch import Tensor
 
 RowFormula = Callable[[Tensor, slice], Tensor]
-
-# torch.svd_lowrank takes its random numbers from the generator of the process.
-_GENERATOR = threading.Lock()
 
 
 class Base(Protocol):
@@ -35,15 +31,12 @@ def psoft(
     neumann_terms: int | None,
     longest: float | None,
     symmetric: bool,
-    iterations: int | None,
-    seed: int,
 ) -> RowFormula:
     """W' = W + U·S·(R − I)·Vᵀ, the r largest of W = U·S·Vᵀ; PEFT's α cancels out (openreview.net/forum?id=FSHrinMArK).
 
     `orthogonal`: psoft_R [r·(r−1)/2] is the upper triangle of a skew-symmetric Q and R = (I + Q)·(I − Q)⁻¹, or with
     `neumann_terms` the series I + 2Q + 2Q² + … of Q, shortened to `longest`; otherwise psoft_R [r, r] is R itself.
     Then rows of R are multiplied by b [r], its columns by a [r]. `symmetric` (`pissa_init`): √S·(R − I)·√S.
-    `iterations`: of torch.svd_lowrank with `seed`; without them the decomposition is exact.
 
     R mixes singular vectors, whose signs are a matter of the LAPACK in use: U and V must come out as they did where
     the adapter was trained, which PEFT takes for granted too.
@@ -53,7 +46,7 @@ def psoft(
         turn = psoft_vector_b[:, None] * turn
     if psoft_vector_a is not None:
         turn = turn * psoft_vector_a
-    left, values, right = _largest(base, rank, iterations, seed)
+    left, values, right = _largest(base, rank)
     change = turn - torch.eye(rank)
     root = values.sqrt()
     change = root[:, None] * change * root if symmetric else values[:, None] * change
@@ -85,15 +78,10 @@ def _rotation(triangle: Tensor, size: int, terms: int | None, longest: float | N
     return result
 
 
-def _largest(base: Base, rank: int, iterations: int | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _largest(base: Base, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """U [out, r], S [r] and Vᵀ [r, in]."""
     whole = torch.empty(base.shape)
     for at, block in base.blocks():
         whole[at] = block
-    if iterations is None:
-        left, values, right = torch.linalg.svd(whole, full_matrices=False)
-        return left[:, :rank], values[:rank], right[:rank].clone()
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(whole, q=rank, niter=iterations)
-    return left, values, right.T
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
+    return left[:, :rank], values[:rank], right[:rank].clone()

@@ -141,17 +141,20 @@ def _psoft(config: Config, target: Target, targets: Targets) -> Settings:
     check_shape(target, "psoft_vector_a", (rank,))
     check_shape(target, "psoft_vector_b", (rank,))
     longest = config.get("cayley_neumann_eps") if neumann else None
-    fast = config.get("psoft_svd", "full") == "lowrank"
     return {
         "rank": rank,
         "orthogonal": orthogonal,
         "neumann_terms": int(config.get("num_cayley_neumann_terms", 5)) if neumann else None,
         "longest": None if longest is None else float(longest),
         "symmetric": config.get("ab_svd_init", "psoft_init") == "pissa_init",
-        "iterations": int(config.get("psoft_svd_lowrank_niter", 10)) if fast else None,
-        "seed": int(config.get("random_seed", 0)),
     }
 
+
+_PSOFT_TENSORS = {
+    ".psoft_R.weight": "psoft_R",
+    ".psoft_R.vector_a": "psoft_vector_a",
+    ".psoft_R.vector_b": "psoft_vector_b",
+}
 
 ROWS: tuple[Method, ...] = (
     Method(
@@ -257,15 +260,23 @@ ROWS: tuple[Method, ...] = (
     ),
     Method(
         "PSOFT",
+        "PSOFT with a random SVD",
+        "in-memory",
+        change="ΔW = U·S·(R − I)·Vᵀ, the r largest singular parts of W turned",
+        source="PSOFT, openreview.net/forum?id=FSHrinMArK",
+        reason="Its decomposition (psoft_svd=lowrank) is random and magnifies last bits, so PEFT itself must make it.",
+        tensors=_PSOFT_TENSORS,
+        optional=frozenset({"psoft_vector_a", "psoft_vector_b"}),
+        kinds=frozenset({"linear"}),
+        applies=lambda config: config.get("psoft_svd", "full") == "lowrank",
+    ),
+    Method(
+        "PSOFT",
         "PSOFT",
         "streamed",
         change="ΔW = U·S·(R − I)·Vᵀ, the r largest singular parts of W turned, their signs as LAPACK has them here",
         source="PSOFT, openreview.net/forum?id=FSHrinMArK",
-        tensors={
-            ".psoft_R.weight": "psoft_R",
-            ".psoft_R.vector_a": "psoft_vector_a",
-            ".psoft_R.vector_b": "psoft_vector_b",
-        },
+        tensors=_PSOFT_TENSORS,
         optional=frozenset({"psoft_vector_a", "psoft_vector_b"}),
         kinds=frozenset({"linear"}),
         formula="psoft:psoft",

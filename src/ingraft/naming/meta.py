@@ -28,6 +28,7 @@ class RuntimeModel:
     """A model on the meta device: shapes and kinds by name, tied parameters, regions of the checkpoint.
 
     unclear  parameters whose stored form the row numbers did not explain
+    head     parameters around the body: what turns hidden states into scores or token logits
     transposed_experts  modules whose stacked experts are [in, out]
     """
 
@@ -38,6 +39,7 @@ class RuntimeModel:
     regions: Mapping[str, tuple[Region, ...]]
     unclear: frozenset[str]
     transposed_experts: frozenset[str] = frozenset()
+    head: frozenset[str] = frozenset()
 
 
 def runtime_model(model: BaseModel, *, trust_remote_code: bool, head: bool = False) -> RuntimeModel:
@@ -55,6 +57,7 @@ def runtime_model(model: BaseModel, *, trust_remote_code: bool, head: bool = Fal
         tied=dict(getattr(meta, "all_tied_weights_keys", None) or {}),
         regions=regions,
         unclear=unclear,
+        head=_head(meta),
         transposed_experts=frozenset(name for name, m in meta.named_modules() if getattr(m, "is_transposed", False)),
     )
 
@@ -85,6 +88,14 @@ def meta_names(parameters: Sequence[str], optional: Sequence[str], runtime: Runt
         running=dict(found.items()),
         runtime=runtime,
     )
+
+
+def _head(meta: Any) -> frozenset[str]:
+    body = meta.base_model
+    if body is meta:
+        return frozenset()
+    inside = {id(parameter) for parameter in body.parameters()}
+    return frozenset(name for name, parameter in meta.named_parameters() if id(parameter) not in inside)
 
 
 def _through_ties(name: str, runtime: RuntimeModel) -> tuple[Region, ...]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ingraft.base_model import BaseModel
 from ingraft.errors import UnusableInput
-from ingraft.layout import read_transformer_config
 
 _INSTALL = "Install it with: pip install 'ingraft[verify]'"
 
@@ -33,19 +32,12 @@ def build_meta_model(model: BaseModel, *, trust_remote_code: bool, head: bool) -
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
             config._attn_implementation = "eager"
-            return _instance(config, folder, _task(model), head, trust_remote_code)
+            return _instance(config, folder, model.task, head, trust_remote_code)
         except UnusableInput:
             raise
         except Exception as error:  # whatever a model's class raises for its config
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnusableInput(f"transformers cannot build {model.name}: {reason}") from None
-
-
-def _task(model: BaseModel) -> str:
-    declared = read_transformer_config(model.layout.transformer_folder).get("transformer_task")
-    if declared is None and model.layout.model_class == "CrossEncoder":
-        return "sequence-classification"
-    return str(declared or "feature-extraction")
 
 
 def _instance(config: Any, folder: Path, task: str, head: bool, trust_remote_code: bool) -> Any:

@@ -22,6 +22,7 @@ from ingraft.verification.truth import Truth, random_input
 
 ROW_LIMIT = 8.0
 FLOAT32_UNIT = 2.0**-24
+TOKENS = "tokens:trainable_tokens"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
         return ProbeResult(where, float("inf") if found.any() else 0.0)
     base = step.source if replaced is None else replaced.inputs["value"]
     assert base is not None
+    if last.formula == TOKENS:
+        return ProbeResult(where, 0.0 if _has_saved_rows(files, truth, base, written, last) else float("inf"))
     if last.part == "bias":
         return ProbeResult(where, _bias_ratio(files, truth, base, written, last))
     width = last.shape[1] if not last.transposed else last.rows[1] - last.rows[0]
@@ -147,6 +150,22 @@ def _bias_ratio(files: OpenFiles, truth: Truth, base: TensorInfo, written: Tenso
         + 1e-37
     )
     return float(((after - expected).abs() / allowed).max())
+
+
+def _has_saved_rows(files: OpenFiles, truth: Truth, base: TensorInfo, written: TensorInfo, edit: Edit) -> bool:
+    """Trained tokens: the saved rows in their places, the base's everywhere else, rounded once."""
+    indices, width = torch.tensor(edit.settings["indices"]), edit.shape[1]
+    saved = truth.tensor(edit.inputs["trainable_tokens_delta"])
+    rows = max(1, CHUNK_ELEMENTS // width)
+    for first in range(0, edit.shape[0], rows):
+        last = min(first + rows, edit.shape[0])
+        start, stop = edit.elements[0] + first * width, edit.elements[0] + last * width
+        expected = load(files, base, start, stop, slot=0).float().reshape(-1, width)
+        here = (indices >= first) & (indices < last)
+        expected[indices[here] - first] = saved[here]
+        if not torch.equal(expected.flatten().to(DTYPES[written.dtype]), load(files, written, start, stop, slot=1)):
+            return False
+    return True
 
 
 def _probe_rest(files: OpenFiles, step: MergeStep, written: TensorInfo, parts: list[tuple[int, int]]) -> ProbeResult:

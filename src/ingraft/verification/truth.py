@@ -7,7 +7,7 @@ a streamed merge layer by layer, for one in memory in the whole adapted model.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
 from ingraft.verification.read import load_whole
 
+Forward = Callable[[Tensor], Tensor]
 # Whose forward pass is written out here.
 _OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
 
@@ -37,7 +38,7 @@ class Truth:
     def __init__(self, plan: MergePlan, files: OpenFiles) -> None:
         self._plan, self._files = plan, files
         self._lock = threading.Lock()
-        self._kept: tuple[tuple[str, str], Any] | None = None
+        self._kept: tuple[tuple[str, str], tuple[Any, Forward]] | None = None
 
     def noise(self, edit: Edit) -> float:
         """How much more the float32 arithmetic of this answer may lose than plain sums: inverses, decompositions."""
@@ -53,9 +54,9 @@ class Truth:
             return base + self._added(edit, x)
         rows = slice(*edit.rows)
         with self._lock:
-            layer, forward = self._layer(edit)
+            _, forward = self._layer(edit)
             if edit.kind == "embedding":
-                pieces = [forward(ids) @ x for ids in torch.arange(edit.shape[0]).split(8192)]
+                pieces = [forward(ids) @ x for ids in torch.split(torch.arange(edit.shape[0]), 8192)]
                 return torch.cat(pieces)[rows]
             inputs = torch.stack([x, torch.zeros_like(x)])
             both = forward(inputs)
@@ -80,18 +81,17 @@ class Truth:
         a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
         if edit.formula == "lora:lora_expert":
             expert, experts = edit.expert or 0, int(edit.settings["experts"])  # type: ignore[arg-type]
-            a, b = a.unflatten(0, (experts, -1))[expert], b.unflatten(1, (-1, experts))[..., expert]
+            a, b = a.reshape(experts, -1, a.shape[1])[expert], b.reshape(len(b), -1, experts)[..., expert]
         return b[rows] @ (a @ x) * scale
 
-    def _layer(self, edit: Edit) -> tuple[Any, Any]:
+    def _layer(self, edit: Edit) -> tuple[Any, Forward]:
         """(base layer, forward) of the edit's module; the last one asked for is kept."""
         key = (edit.target, edit.parameter.rsplit(".", 1)[0])
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, self._live_layer(edit) if edit.formula == IN_MEMORY else self._alone(edit))
-        found: tuple[Any, Any] = self._kept[1]
-        return found
+        return self._kept[1]
 
-    def _alone(self, edit: Edit) -> tuple[Any, Any]:
+    def _alone(self, edit: Edit) -> tuple[Any, Forward]:
         """The layer made of the base's numbers and this module's adapter tensors."""
         from ingraft.adapted.layer import BaseLayer, adapted_layer, forward_of
 
@@ -100,7 +100,7 @@ class Truth:
         folder = next(iter(edit.inputs.values())).file.parent
         return layer, forward_of(adapted_layer(open_adapter(folder), edit.target, layer, shapes=self._shapes), layer)
 
-    def _live_layer(self, edit: Edit) -> tuple[Any, Any]:
+    def _live_layer(self, edit: Edit) -> tuple[Any, Forward]:
         from ingraft.adapted.layer import BaseLayer, forward_of
 
         module = self._live.get_submodule(edit.parameter.rsplit(".", 1)[0])

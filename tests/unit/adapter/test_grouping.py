@@ -92,7 +92,9 @@ def test_saved_parameters(key: str, parameter: str, tmp_path: Path) -> None:
 
 
 def test_shared_tensors(tmp_path: Path) -> None:
-    method = Method("VERA", "VeRA", "streamed", tensors={".vera_lambda_b": "b"}, shared={"vera_A": "A", "model.vera_B": "B"})
+    method = Method(
+        "VERA", "VeRA", "streamed", tensors={".vera_lambda_b": "b"}, shared={"vera_A": "A", "model.vera_B": "B"}
+    )
 
     grouped = group(
         tmp_path, ["base_model.vera_A", "base_model.model.vera_B", "base_model.model.a.vera_lambda_b"], method

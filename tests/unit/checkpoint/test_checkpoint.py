@@ -36,7 +36,9 @@ def test_shards(tmp_path: Path) -> None:
 
     checkpoint = open_checkpoint(base)
 
-    assert [shard.path.name for shard in checkpoint.shards] == [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    assert [shard.path.name for shard in checkpoint.shards] == [
+        f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)
+    ]
     assert set(checkpoint.tensors) == set(bert_shapes())
     assert checkpoint.index_metadata == {"total_size": checkpoint.nbytes}
     assert checkpoint.dtype == "BF16"
@@ -49,7 +51,9 @@ def test_pickled_shards(tmp_path: Path) -> None:
         file.unlink()
     index = load_json(base / INDEX)
     (base / INDEX).unlink()
-    names = {k: v.replace("model", "pytorch_model").replace(".safetensors", ".bin") for k, v in index["weight_map"].items()}
+    names = {
+        k: v.replace("model", "pytorch_model").replace(".safetensors", ".bin") for k, v in index["weight_map"].items()
+    }
     write_json(base / "pytorch_model.bin.index.json", {**index, "weight_map": names})
 
     checkpoint = open_checkpoint(base)

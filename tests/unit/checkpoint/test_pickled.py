@@ -48,7 +48,11 @@ def read_all(path: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_reads_every_dtype(dtype: torch.dtype, legacy: bool, tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
-    state = {"a": (torch.randn(3, 5) * 3).to(dtype), "b": torch.ones(7, dtype=dtype), "scalar": torch.tensor(1, dtype=dtype)}
+    state = {
+        "a": (torch.randn(3, 5) * 3).to(dtype),
+        "b": torch.ones(7, dtype=dtype),
+        "scalar": torch.tensor(1, dtype=dtype),
+    }
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
 
     found = read_all(path)

@@ -111,7 +111,9 @@ def test_where_the_kernel_copies_a_part_and_stops(source: Path, target: Path, mo
     assert target.read_bytes() == b"." * 100 + CONTENT[5:2005] + b"." * 900
 
 
-def test_full_disk_is_not_swallowed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+def test_full_disk_is_not_swallowed(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, portable: bool
+) -> None:
     if portable:
         pytest.skip("the portable way has no such call")
     monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC))

@@ -35,7 +35,9 @@ def stored_names(names: Names) -> dict[str, str]:
 
 
 def test_as_they_are(tmp_path: Path) -> None:
-    names = find(tmp_path, ["layer.0.query.weight", "layer.0.query.bias", "x"], ["layer.0.query.weight"], ["layer.0.query.bias"])
+    names = find(
+        tmp_path, ["layer.0.query.weight", "layer.0.query.bias", "x"], ["layer.0.query.weight"], ["layer.0.query.bias"]
+    )
 
     assert names.regions["layer.0.query.weight"] == (Region("layer.0.query.weight", (0, 12), (0, 4)),)
     assert names.shapes["layer.0.query.weight"] == (4, 3)
@@ -160,7 +162,9 @@ def test_embedding_names(name: str) -> None:
     assert is_embedding_name(name)
 
 
-@pytest.mark.parametrize("name", ["query.weight", "embed_in_proj.weight", "dense.weight", "embeddings.LayerNorm.weight"])
+@pytest.mark.parametrize(
+    "name", ["query.weight", "embed_in_proj.weight", "dense.weight", "embeddings.LayerNorm.weight"]
+)
 def test_other_names(name: str) -> None:
     assert not is_embedding_name(name)
 

@@ -1,0 +1,72 @@
+"""Time and memory of a merge against the adapter's rank, from 4 to 256."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.contenders import INGRAFT, INGRAFT_UNPROVEN, environment
+from benchmarks.machine import describe
+from benchmarks.measure import files_below, fresh, quiet_run
+from benchmarks.models import SHAPES
+from benchmarks.results import print_ranks, save
+from benchmarks.workplace import Workplace, options
+
+RANKS = (4, 8, 16, 32, 64, 128, 256)
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--model", choices=SHAPES, default="Qwen3-0.6B", help="the base to merge into")
+    chosen = parser.parse_args()
+    place = Workplace(chosen.dir)
+    for rank in RANKS:
+        place.build(chosen.model, rank, SHAPES[chosen.model].nbytes)
+    measured = measure(place, chosen.model, rounds=chosen.rounds, cold=chosen.cold, tries=chosen.tries)
+    print_ranks(measured)
+    if not chosen.no_save:
+        save("ranks", f"{chosen.model}, {measured['cache']}", measured)
+
+
+def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int) -> dict[str, Any]:
+    """Every rank with and without the proof, `rounds` times in turn; facts in JSON types."""
+    base = place.base(name)
+    ranks: dict[str, dict[str, Any]] = {
+        str(rank): {
+            "adapter_nbytes": sum(path.stat().st_size for path in files_below(place.adapter(name, rank))),
+            "runs": {INGRAFT.key: [], INGRAFT_UNPROVEN.key: []},
+        }
+        for rank in RANKS
+    }
+    for turn in range(rounds):
+        for rank in RANKS:
+            adapter = place.adapter(name, rank)
+            inputs = [*files_below(base), *files_below(adapter)]
+            for contender in (INGRAFT, INGRAFT_UNPROVEN):
+                run = quiet_run(
+                    lambda inputs=inputs: fresh(place.output, inputs, cold=cold),  # type: ignore[misc]
+                    contender.command_for(base, adapter, place.output),
+                    environment=environment(),
+                    tries=tries,
+                )
+                facts = {"seconds": run.seconds, "cpu": run.cpu, "peak": run.peak, "others": run.others}
+                facts["own"] = json.loads(run.output)["seconds"]
+                ranks[str(rank)]["runs"][contender.key].append(facts)
+                done = f"{turn + 1} of {rounds} · rank {rank} · {contender.what}"
+                print(f"{name} · {done}: {run.seconds:.2f} s", file=sys.stderr)
+    fresh(place.output, [], cold=False)
+    return {
+        "model": name,
+        "nbytes": sum(path.stat().st_size for path in place.weights(name)),
+        "cache": "cold" if cold else "warm",
+        "machine": describe(place.root),
+        "ranks": ranks,
+    }
+
+
+if __name__ == "__main__":
+    main()
