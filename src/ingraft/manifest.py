@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.files import to_json
-from ingraft.steps import MergePlan
+from ingraft.steps import MergePlan, MergeStep, Source
 from ingraft.verification.report import VerificationReport
 
 FILE = "ingraft.json"
@@ -29,8 +30,8 @@ def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | N
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "base": _source(plan.base.name, plan.base.details, list(plan.base.weights), hashes),
-        "adapter": _source(plan.adapter.name, plan.adapter.details, [*plan.adapter.weights], hashes),
+        "base": _source(plan.base, hashes),
+        "adapter": _source(plan.adapter, hashes),
         "method": plan.method,
         "route": plan.route,
         "tensors": [_tensor(step) for step in plan.steps() if step.action != "copy"],
@@ -66,11 +67,12 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _source(name: str, details: Mapping[str, Any], files: Sequence[Path], hashes: Mapping[Path, str]) -> dict[str, Any]:
-    return {"name": name, **details, "files": {path.name: hashes[path] for path in files}}
+def _source(source: Source, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    files = {os.path.relpath(path, source.root): hashes[path] for path in source.weights}
+    return {"name": source.name, **source.details, "files": files}
 
 
-def _tensor(step: Any) -> dict[str, Any]:
+def _tensor(step: MergeStep) -> dict[str, Any]:
     return {
         "name": step.tensor,
         "action": step.action,

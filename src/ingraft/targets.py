@@ -15,6 +15,9 @@ from ingraft.methods.rows_lora import EMBEDDING_FORMULAS, EXPERT_FORMULAS
 from ingraft.naming import Names, Region
 from ingraft.steps import IN_MEMORY, REPLACE, Edit
 
+# PEFT types whose forward pass adds to a scaled embedding without scaling.
+_BLIND_TO_SCALE = ("HIRA", "TINYLORA")
+
 
 @dataclass(frozen=True)
 class PlacedEdit:
@@ -159,6 +162,11 @@ def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names,
             f"{adapter.name}: {method.name} on {owner.module}, a layer of kind {kind}, cannot be merged by formula.",
             hint=f"Kinds that can: {', '.join(sorted(method.kinds))}.",
         )
+    if kind == "embedding" and method.peft_type in _BLIND_TO_SCALE and _is_scaled(owner, names):
+        raise UnusableInput(
+            f"{adapter.name}: {owner.module} scales what it looks up; PEFT's {method.name} does not scale its part.",
+            hint="Train without this module.",
+        )
     lacking = sorted(set(method.tensors.values()) - method.optional - set(owner.tensors))
     if lacking:
         present = ", ".join(sorted(owner.tensors))
@@ -167,7 +175,7 @@ def _target(adapter: Adapter, method: Method, owner: TargetModule, names: Names,
             hint="The file is incomplete; save the adapter again.",
         )
     return Target(
-        module=owner.module,
+        module=owner.pattern_name,
         kind=kind,
         shape=matrix_shape(names.shapes[owner.weight], kind),
         tensors={parameter: adapter.tensors[key].shape for parameter, key in owner.tensors.items()},
@@ -194,6 +202,12 @@ def _is_turned(owner: TargetModule, names: Names) -> bool:
     if not owner.parameter or names.runtime is None:
         return False
     return names.running.get(owner.weight, owner.weight).rpartition(".")[0] in names.runtime.transposed_experts
+
+
+def _is_scaled(owner: TargetModule, names: Names) -> bool:
+    if names.runtime is None:
+        return False
+    return names.running.get(owner.weight, owner.weight).removesuffix(".weight") in names.runtime.scaled_embeddings
 
 
 def _by_expert(owner: TargetModule, names: Names) -> tuple[Region, ...]:

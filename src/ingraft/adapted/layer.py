@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,6 @@ Forward = Callable[[Tensor], Tensor]
 _SIZED_BY_ALL = ("VERA", "PVERA", "RANDLORA")
 # What a module gets depends on its place among all of them.
 _PLACED_AMONG_ALL = ("TINYLORA",)
-# Saved, shared things are made of all modules' numbers or indices; without them the whole model is needed.
-_NEEDS_ALL = {"FROD": "save_projection", "UNILORA": "save_indices"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def adapted_layer(
         names = {}
     config = peft_config(adapter, names, tokens={module: module} if tokens else None)
     state = {f"base_model.model.{module}.{tail}": key for tail, key in {**tuned, **tokens}.items()}
-    state |= {f"base_model.{name}": key for name, key in keys.shared.items() if _is_wanted(kind, name, module)}
+    state |= {f"base_model.{name}": key for name, key in keys.shared.items()}
     if kind == "ADALORA" and config.rank_pattern:
         config.rank_pattern = {k: v for k, v in config.rank_pattern.items() if k == f"{module}.lora_E"} or None
     inject(skeleton, config, read_tensors(adapter, state), who=adapter.name, only=module)
@@ -101,12 +99,10 @@ def effective_weight(adapted: nn.Module, layer: BaseLayer) -> tuple[Tensor, Tens
 
 
 def _check_possible(adapter: Adapter, module: str) -> None:
-    setting = _NEEDS_ALL.get(adapter.config.peft_type)
-    if setting and not adapter.config.raw.get(setting, True):
-        raise UnusableInput(
-            f"{adapter.name}: {module} cannot be built alone: {adapter.config.peft_type} with {setting}=false needs "
-            "every layer of the base."
-        )
+    """FRoD decomposes all weights of a category together; Uni-LoRA deals its indices out over all modules."""
+    kind = adapter.config.peft_type
+    if kind == "FROD" or (kind == "UNILORA" and not adapter.config.raw.get("save_indices", False)):
+        raise UnusableInput(f"{adapter.name}: {module} cannot be built alone: {kind} needs every layer of the base.")
 
 
 def _companions(
@@ -123,15 +119,6 @@ def _companions(
         kept = {*seen.values(), module}
         return {name: _hollow(*shape) for name, shape in shapes.items() if name in kept}
     return {}
-
-
-def _is_wanted(kind: str, name: str, module: str) -> bool:
-    """FRoD keeps its shared tensors by category of module, and a skeleton has only one."""
-    if kind != "FROD":
-        return True
-    from peft.tuners.frod.model import _category_from_key
-
-    return name.split(".")[-1] == _category_from_key(module)
 
 
 def _base_module(layer: BaseLayer) -> nn.Module:
@@ -181,10 +168,3 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
             root.add_module(part, nn.Module())
         root = root._modules[part]  # type: ignore[assignment]
     root.add_module(last, module)
-
-
-def shape_table(
-    modules: Sequence[str], kinds: Mapping[str, LayerKind], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[LayerKind, tuple[int, ...]]]:
-    """`shapes` for `adapted_layer`, from a running model's description."""
-    return {module: (kinds.get(module, "linear"), shapes[f"{module}.weight"]) for module in modules}

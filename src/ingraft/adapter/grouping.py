@@ -34,6 +34,11 @@ class TargetModule:
     def bias(self) -> str:
         return f"{self.module}.bias"
 
+    @property
+    def pattern_name(self) -> str:
+        """The name that rank and alpha patterns are matched with: of the parameter, where one was targeted."""
+        return self.parameter or self.module
+
 
 @dataclass(frozen=True)
 class SavedParameter:

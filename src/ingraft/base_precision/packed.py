@@ -74,7 +74,8 @@ def _four_bit(info: TensorInfo, parts: Mapping[str, TensorInfo], loaded: str, co
     if len(states) != 1:
         raise _fault(info, "is packed in 4 bits, and its quant_state is not in the checkpoint")
     state = _read_state(parts[states[0]])
-    shape, blocksize = state.get("shape"), state.get("blocksize")
+    shape: Any = state.get("shape")
+    blocksize: Any = state.get("blocksize")
     if (
         not isinstance(shape, list)
         or len(shape) != 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ def merged_parameters(plan: MergePlan) -> Mapping[str, Tensor]:
     model = load_adapted(plan.adapter.root, plan.base.root, trust_remote_code=plan.trust_remote_code)
     merged: dict[str, Tensor] = {}
     with torch.no_grad():
-        for name, layer in model[0].model.named_modules():
+        running: Any = model[0]
+        for name, layer in running.model.named_modules():
             if not isinstance(layer, BaseTunerLayer):
                 continue
             layer.merge()

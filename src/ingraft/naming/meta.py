@@ -29,6 +29,7 @@ class RuntimeModel:
 
     unclear  parameters whose stored form the row numbers did not explain
     head     parameters around the body: what turns hidden states into scores or token logits
+    scaled_embeddings   embeddings that multiply what they look up (Gemma)
     transposed_experts  modules whose stacked experts are [in, out]
     """
 
@@ -40,6 +41,7 @@ class RuntimeModel:
     unclear: frozenset[str]
     transposed_experts: frozenset[str] = frozenset()
     head: frozenset[str] = frozenset()
+    scaled_embeddings: frozenset[str] = frozenset()
 
 
 def runtime_model(model: BaseModel, *, trust_remote_code: bool, head: bool = False) -> RuntimeModel:
@@ -58,6 +60,7 @@ def runtime_model(model: BaseModel, *, trust_remote_code: bool, head: bool = Fal
         regions=regions,
         unclear=unclear,
         head=_head(meta),
+        scaled_embeddings=frozenset(name for name, m in meta.named_modules() if hasattr(m, "embed_scale")),
         transposed_experts=frozenset(name for name, m in meta.named_modules() if getattr(m, "is_transposed", False)),
     )
 

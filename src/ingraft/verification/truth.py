@@ -66,7 +66,8 @@ class Truth:
         """The adapted layer's bias, its answer to nothing, at the rows of `edit`; `base` is the base's bias there."""
         rows = slice(*edit.rows)
         if edit.formula in _OWN:
-            return base + self.tensor(edit.inputs["lora_bias"])[rows] * float(edit.settings["scale"])  # type: ignore[arg-type]
+            added: Tensor = self.tensor(edit.inputs["lora_bias"])[rows] * _number(edit, "scale")
+            return base + added
         with self._lock:
             layer, forward = self._layer(edit)
             width = layer.weight.shape[0] if edit.kind == "conv1d" else layer.weight[0].numel()
@@ -74,13 +75,13 @@ class Truth:
 
     def _added(self, edit: Edit, x: Tensor) -> Tensor:
         """s·B·(A·x): what LoRA's branch adds."""
-        scale, rows = float(edit.settings["scale"]), slice(*edit.rows)  # type: ignore[arg-type]
+        scale, rows = _number(edit, "scale"), slice(*edit.rows)
         if edit.kind == "embedding":
             a, b = self.tensor(edit.inputs["lora_embedding_A"]), self.tensor(edit.inputs["lora_embedding_B"])
             return a.T[rows] @ (b.T @ x) * scale
         a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
         if edit.formula == "lora:lora_expert":
-            expert, experts = edit.expert or 0, int(edit.settings["experts"])  # type: ignore[arg-type]
+            expert, experts = edit.expert or 0, int(_number(edit, "experts"))
             a, b = a.reshape(experts, -1, a.shape[1])[expert], b.reshape(len(b), -1, experts)[..., expert]
         return b[rows] @ (a @ x) * scale
 
@@ -154,6 +155,12 @@ class Truth:
             flat = load_whole(self._files, step.source).float().flatten()[slice(*edit.elements)]
             parts.append(flat if len(pairs) == 1 else flat.reshape(edit.rows[1] - edit.rows[0], -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _number(edit: Edit, name: str) -> float:
+    value = edit.settings[name]
+    assert isinstance(value, (int, float))
+    return value
 
 
 def _running_shape(step: MergeStep, edit: Edit) -> tuple[int, ...]:

@@ -1,0 +1,305 @@
+"""A tensor in blocks: cut without gaps, made, rounded once, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ingraft.checkpoint import TensorInfo, read_header
+from ingraft.checkpoint.transfer import open_files
+from ingraft.errors import UnusableInput
+from ingraft.execute import block
+from ingraft.execute.block import BlockFigures, Buffers, edit_block, part_jobs
+from ingraft.execute.inputs import FormulaCache
+from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
+
+NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+
+
+def edit_of(
+    rows: int,
+    columns: int,
+    *,
+    formula: str = "lora:lora",
+    inputs: dict[str, TensorInfo] | None = None,
+    at: int = 0,
+    part: str = "weight",
+    transposed: bool = False,
+    of: tuple[int, int] | None = None,
+) -> Edit:
+    """An edit of `rows` × `columns` numbers from element `at`; `of`: they are these rows of a larger matrix."""
+    first, last = of or (0, rows)
+    return Edit(
+        target="m",
+        parameter="m.weight",
+        part=part,  # type: ignore[arg-type]
+        kind="linear",
+        formula=formula,
+        inputs=inputs or {},
+        settings={"scale": 2.0},
+        shape=(max(last, rows), columns),
+        elements=(at, at + rows * columns),
+        rows=(first, last),
+        transposed=transposed,
+    )
+
+
+def step_of(shape: tuple[int, ...], edits: tuple[Edit, ...], dtype: str = "F32", source: TensorInfo | None = None) -> MergeStep:
+    return MergeStep("edit", "m.weight", dtype, shape, source, edits, "because")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=4),
+    st.integers(1, 7),
+    st.booleans(),
+    st.integers(1, 50),
+)
+def test_cut_without_gaps(parts: list[tuple[int, int]], columns: int, transposed: bool, size: int) -> None:
+    """Blocks cover every element once, whole rows at a time, and know the edits that are theirs."""
+    edits, at = [], 0
+    for rows, gap in parts:
+        edits.append(edit_of(rows, columns, at=at, transposed=transposed))
+        at += (rows + gap) * columns
+    step = step_of((at // columns, columns), tuple(edits))
+
+    before, block.BLOCK_ELEMENTS = block.BLOCK_ELEMENTS, size
+    try:
+        jobs = part_jobs(step, 1000)
+    finally:
+        block.BLOCK_ELEMENTS = before
+
+    assert [job.start for job in jobs] == [0, *(job.stop for job in jobs[:-1])]
+    assert jobs[-1].stop == at
+    for job in jobs:
+        assert job.position == 1000
+        assert job.stop > job.start
+        for index in job.edits:
+            start, stop = edits[index].elements
+            assert start <= job.start < job.stop <= stop
+            if transposed:
+                assert (job.start, job.stop) == (start, stop)
+            else:
+                assert (job.start - start) % columns == (job.stop - start) % columns == 0
+                assert job.stop - job.start <= max(size, columns)
+        if not job.edits:
+            assert all(job.stop <= e.elements[0] or job.start >= e.elements[1] for e in edits)
+
+
+class Work:
+    """A base tensor and adapter tensors in files, and the output of one step on them."""
+
+    def __init__(self, folder: Path, base: Tensor | None, **adapter: Tensor) -> None:
+        self.folder = folder
+        save_file(adapter, folder / "adapter.safetensors")
+        self.inputs = {info.name: info for info in read_header(folder / "adapter.safetensors").tensors}
+        self.source = None
+        if base is not None:
+            save_file({"m.weight": base}, folder / "base.safetensors")
+            (self.source,) = read_header(folder / "base.safetensors").tensors
+
+    def run(self, step: MergeStep, dtype: torch.dtype) -> tuple[Tensor, list[BlockFigures]]:
+        target = self.folder / "out"
+        target.write_bytes(bytes(7 + step.nbytes))
+        with open_files() as files:
+            jobs = part_jobs(step, 7)
+            cache = FormulaCache(files, step, len(jobs), {})
+            figures = [edit_block(job, cache, files, target, Buffers()) for job in jobs]
+        content = bytearray(target.read_bytes()[7:])
+        return torch.frombuffer(content, dtype=dtype).reshape(step.shape), figures
+
+
+@pytest.fixture(params=[1 << 20, 20], ids=["one block", "many blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(block, "BLOCK_ELEMENTS", request.param)
+    return int(request.param)
+
+
+A, B = torch.randn(3, 8), torch.randn(10, 3)
+DELTA = 2.0 * (B.double() @ A.double())
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("written", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_rounded_once(stored: torch.dtype, written: torch.dtype, blocks: int, tmp_path: Path) -> None:
+    base = torch.randn(10, 8).to(stored)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), NAMES[written], work.source)
+
+    found, figures = work.run(step, written)
+
+    exact = base.double() + DELTA
+    torch.testing.assert_close(found, exact.to(written), rtol=torch.finfo(written).eps * 4, atol=1e-6)
+    if written in (torch.bfloat16, torch.float16):
+        assert found.equal(exact.to(written))
+    assert sum(f.written for f in figures) == step.nbytes
+
+
+def test_figures(blocks: int, tmp_path: Path) -> None:
+    base = torch.randn(10, 8).to(torch.bfloat16)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B / 100)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "BF16", work.source)
+
+    found, figures = work.run(step, torch.bfloat16)
+
+    exact = base.double() + DELTA / 100
+    assert sum(f.base for f in figures) == pytest.approx(float(base.double().square().sum()), rel=1e-5)
+    assert sum(f.delta for f in figures) == pytest.approx(float((DELTA / 100).square().sum()), rel=1e-4)
+    assert sum(f.loss for f in figures) == pytest.approx(float((found.double() - exact).square().sum()), rel=1e-2)
+    assert sum(f.changed for f in figures) == int((found != base).sum())
+    assert 0 < sum(f.changed for f in figures) < 80
+
+
+def test_conv1d(tmp_path: Path, blocks: int) -> None:
+    base = torch.randn(8, 10)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((8, 10), (edit_of(10, 8, inputs=work.inputs, transposed=True),), "F32", work.source)
+
+    found, _ = work.run(step, torch.float32)
+
+    torch.testing.assert_close(found.double(), base.double() + DELTA.T, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_a_fused_matrix(tmp_path: Path, blocks: int) -> None:
+    """The delta belongs to rows 5 to 15 of the stored tensor; what is around it keeps its bytes."""
+    base = torch.randn(20, 8).to(torch.bfloat16)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((20, 8), (edit_of(10, 8, inputs=work.inputs, at=40),), "BF16", work.source)
+
+    found, _ = work.run(step, torch.bfloat16)
+
+    assert found[:5].equal(base[:5])
+    assert found[15:].equal(base[15:])
+    assert found[5:15].equal((base[5:15].double() + DELTA).to(torch.bfloat16))
+
+
+def test_some_rows_of_the_matrix(tmp_path: Path, blocks: int) -> None:
+    """The stored part holds rows 4 to 10 of the matrix that the adapter knows."""
+    base = torch.randn(6, 8)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((6, 8), (edit_of(6, 8, inputs=work.inputs, of=(4, 10)),), "F32", work.source)
+
+    found, _ = work.run(step, torch.float32)
+
+    torch.testing.assert_close(found.double(), base.double() + DELTA[4:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [10, 13])
+def test_replaced(rows: int, tmp_path: Path, blocks: int) -> None:
+    value = torch.randn(rows, 8)
+    work = Work(tmp_path, torch.randn(10, 8).to(torch.bfloat16), value=value)
+    step = step_of((rows, 8), (edit_of(rows, 8, formula=REPLACE, inputs=work.inputs),), "BF16", work.source)
+
+    found, figures = work.run(step, torch.bfloat16)
+
+    assert found.equal(value.to(torch.bfloat16))
+    assert sum(f.changed for f in figures) > 0
+
+
+def test_added(tmp_path: Path, blocks: int) -> None:
+    value = torch.randn(4, 8)
+    work = Work(tmp_path, None, value=value)
+    step = step_of((4, 8), (edit_of(4, 8, formula=REPLACE, inputs=work.inputs),), "F32")
+
+    found, figures = work.run(step, torch.float32)
+
+    assert found.equal(value)
+    assert sum(f.changed for f in figures) == 32
+
+
+def test_replaced_and_edited(tmp_path: Path, blocks: int) -> None:
+    value = torch.randn(10, 8)
+    work = Work(tmp_path, torch.randn(10, 8), value=value, lora_A=A, lora_B=B)
+    edits = (
+        edit_of(10, 8, formula=REPLACE, inputs={"value": work.inputs["value"]}),
+        edit_of(10, 8, inputs={name: work.inputs[name] for name in ("lora_A", "lora_B")}),
+    )
+
+    found, _ = work.run(step_of((10, 8), edits, "F32", work.source), torch.float32)
+
+    torch.testing.assert_close(found.double(), value.double() + DELTA, rtol=1e-5, atol=1e-5)
+
+
+def test_zero(tmp_path: Path, blocks: int) -> None:
+    work = Work(tmp_path, torch.randn(10), lora_A=A)
+    step = step_of((10,), (edit_of(10, 1, formula=ZERO, part="bias"),), "F32", work.source)
+
+    found, _ = work.run(step, torch.float32)
+
+    assert found.equal(torch.zeros(10))
+
+
+def test_cast_alone(tmp_path: Path, blocks: int) -> None:
+    base = torch.randn(9, 5)
+    work = Work(tmp_path, base, lora_A=A)
+
+    found, figures = work.run(step_of((9, 5), (), "F16", work.source), torch.float16)
+
+    assert found.equal(base.to(torch.float16))
+    assert sum(f.changed for f in figures) == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["lora_A", "lora_B"])
+def test_diverged_adapter(value: float, where: str, tmp_path: Path) -> None:
+    tensors = {"lora_A": A.clone(), "lora_B": B.clone()}
+    tensors[where][1, 1] = value
+    work = Work(tmp_path, torch.randn(10, 8), **tensors)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "F32", work.source)
+
+    with pytest.raises(UnusableInput, match=f"{where} holds NaN or infinity"):
+        work.run(step, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("edited", [True, False])
+def test_base_that_is_not_finite(dtype: torch.dtype, edited: bool, tmp_path: Path) -> None:
+    """Refused where the merge writes it anew: its element would be read as the adapter's doing."""
+    base = torch.randn(10, 8)
+    base[3, 3] = float("inf")
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    edits = (edit_of(10, 8, inputs=work.inputs),) if edited else ()
+
+    with pytest.raises(UnusableInput, match=r"m\.weight"):
+        work.run(step_of((10, 8), edits, NAMES[dtype], work.source), dtype)
+
+
+@pytest.mark.parametrize("size", [7e4, 3.3e38])
+def test_overflow_of_the_stored_dtype(size: float, tmp_path: Path) -> None:
+    """70,000 is beyond float16; 3.4e38 is beyond what bfloat16 rounds to."""
+    dtype = torch.float16 if size < 1e6 else torch.bfloat16
+    base = torch.zeros(10, 8)
+    base[2, 2] = size if dtype == torch.float16 else 3.4e38
+    work = Work(tmp_path, base, lora_A=torch.zeros(3, 8), lora_B=B)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), NAMES[dtype], work.source)
+
+    with pytest.raises(UnusableInput, match="cannot hold"):
+        work.run(step, dtype)
+
+
+def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
+    work = Work(tmp_path, torch.randn(10, 8), lora_A=torch.randn(3, 9), lora_B=B)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "F32", work.source)
+
+    with pytest.raises(UnusableInput, match=r"m do not fit its weight of \[10, 8\]") as refused:
+        work.run(step, torch.float32)
+
+    assert "\n" not in refused.value.message
+
+
+def test_buffers_are_reused() -> None:
+    buffers = Buffers()
+    first = buffers.get("work", 100, torch.float32)
+    second = buffers.get("work", 50, torch.bfloat16)
+
+    assert first.data_ptr() == second.data_ptr()
+    assert (second.numel(), second.dtype) == (50, torch.bfloat16)
+    assert buffers.get("out", 50, torch.float32).data_ptr() != first.data_ptr()
+    large = buffers.get("work", 10 * block.BLOCK_ELEMENTS, torch.float32)
+    assert large.numel() == 10 * block.BLOCK_ELEMENTS

@@ -1,0 +1,99 @@
+"""Adapter tensors and formulas: made when needed, once, and dropped when done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.handmade import attention_modules, write_adapter, write_base
+from ingraft.checkpoint import TensorInfo, read_header
+from ingraft.checkpoint.transfer import open_files
+from ingraft.errors import UnusableInput
+from ingraft.execute import inputs
+from ingraft.execute.inputs import BaseRows, FormulaCache, read_adapter_tensor, read_tensor
+from ingraft.plan import plan_merge
+from ingraft.steps import Edit
+
+
+def info_of(folder: Path, tensor: torch.Tensor) -> TensorInfo:
+    save_file({"before": torch.ones(3), "a": tensor}, folder / "x.safetensors")
+    return next(info for info in read_header(folder / "x.safetensors").tensors if info.name == "a")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
+)
+@pytest.mark.parametrize("shape", [(3, 4), (5,), (), (0, 4), (2, 3, 2)])
+def test_tensors_as_they_are(dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensor = (torch.randn(shape) * 3).to(dtype)
+    info = info_of(tmp_path, tensor)
+    with open_files() as files:
+        found = read_tensor(files, info)
+        widened = read_adapter_tensor(files, info)
+
+    assert found.dtype == dtype
+    assert found.equal(tensor)
+    assert widened.dtype == (torch.float32 if dtype.is_floating_point else dtype)
+
+
+def test_unknown_dtype(tmp_path: Path) -> None:
+    info = info_of(tmp_path, torch.ones(3).to(torch.float8_e4m3fn))
+    with open_files() as files, pytest.raises(UnusableInput, match="F8_E4M3, which cannot be merged"):
+        read_adapter_tensor(files, info)
+
+
+def test_file_that_shrank_after_it_was_looked_at(tmp_path: Path) -> None:
+    info = info_of(tmp_path, torch.ones(1000))
+    info.file.write_bytes(info.file.read_bytes()[:-100])
+    with open_files() as files, pytest.raises(EOFError):
+        read_tensor(files, info)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_the_base(transposed: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks and in order, [out, in] whatever way it is stored, and again at every call."""
+    monkeypatch.setattr(inputs, "BLOCK_ELEMENTS", 20)
+    matrix = torch.randn(11, 6).to(dtype)
+    stored = torch.cat([torch.zeros(12, dtype=dtype), (matrix.T if transposed else matrix).flatten()])
+    info = info_of(tmp_path, stored)
+    edit = Edit("m", "m.weight", "weight", "linear", "x:y", {}, {}, (11, 6), (12, 78), (0, 11), transposed)
+    with open_files() as files:
+        rows = BaseRows(files, info, edit)
+        assert rows.shape == (11, 6)
+        for _ in range(2):
+            found = torch.zeros(11, 6)
+            at = 0
+            for place, part in rows.blocks():
+                assert place.start == at
+                assert part.dtype == torch.float32
+                found[place] = part
+                at = place.stop
+            assert at == 11
+            assert found.equal(matrix.float())
+
+
+def test_formulas_are_built_once_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_merge(write_adapter(tmp_path / "adapter", write_base(tmp_path / "base")))
+    step = next(step for step in plan.steps() if step.tensor == f"{attention_modules()[0]}.weight")
+    built = []
+    real = inputs.build
+
+    def build(*arguments: Any) -> Any:
+        built.append(arguments[2].target)
+        return real(*arguments)
+
+    monkeypatch.setattr(inputs, "build", build)
+    with open_files() as files:
+        cache = FormulaCache(files, step, 3, {})
+        first = cache.get(0)
+        for _ in range(3):
+            assert cache.get(0) is first
+            cache.done()
+        assert built == [attention_modules()[0]]
+        cache.get(0)
+        assert len(built) == 2

@@ -1,0 +1,212 @@
+"""Every decision of a merge, from headers and JSON alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.files import snapshot
+from helpers.handmade import (
+    HIDDEN,
+    attention_modules,
+    bert_shapes,
+    change_tensors,
+    lora_tensors,
+    write_adapter,
+    write_base,
+)
+from helpers.merging import merged
+from ingraft.errors import UnusableInput
+from ingraft.plan import plan_merge
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_base(tmp_path / "base", shards=2, sentence_transformers=True)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    return write_adapter(tmp_path / "adapter", base)
+
+
+def test_every_tensor_once_in_the_bases_order(base: Path, adapter: Path) -> None:
+    plan = plan_merge(adapter)
+
+    assert [shard.file for shard in plan.shards] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for shard in plan.shards:
+        names = [step.tensor for step in shard.steps]
+        starts = [step.source.start for step in shard.steps if step.source]
+        assert starts == sorted(starts)
+        assert len(names) == len(set(names))
+    assert {step.tensor for step in plan.steps()} == set(bert_shapes())
+    edited = {step.tensor for step in plan.steps() if step.action == "edit"}
+    assert edited == {f"{module}.weight" for module in attention_modules()}
+    assert all(step.reason for step in plan.steps())
+    assert all("lora on " in step.reason for step in plan.steps() if step.action == "edit")
+
+
+def test_every_adapter_tensor_in_exactly_one_step(adapter: Path) -> None:
+    plan = plan_merge(adapter)
+
+    used = [info.name for step in plan.steps() for edit in step.edits for info in edit.inputs.values()]
+    assert sorted(used) == sorted(lora_tensors(attention_modules(), bert_shapes()))
+
+
+def test_settings(adapter: Path) -> None:
+    assert {edit.settings["scale"] for edit in plan_merge(adapter).edits()} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "scales"),
+    [
+        ({"lora_alpha": 4}, {1.0}),
+        ({"use_rslora": True}, {4.0}),
+        ({"alpha_pattern": {"query": 12}}, {2.0, 3.0}),
+        ({"alpha_pattern": {"layer.0.attention.self.query": 12}}, {2.0, 3.0}),
+        ({"alpha_pattern": {"self.que": 12}}, {2.0}),
+        ({"alpha_pattern": {r".*layer\.0\..*": 12}}, {2.0, 3.0}),
+        ({"alpha_pattern": {r".*\.1\..*": 16, "query": 12}}, {2.0, 3.0, 4.0}),
+    ],
+)
+def test_scale_by_module(config: dict[str, object], scales: set[float], tmp_path: Path, base: Path) -> None:
+    adapter = write_adapter(tmp_path / "other", base, **config)  # type: ignore[arg-type]
+
+    assert {edit.settings["scale"] for edit in plan_merge(adapter).edits()} == scales
+
+
+def test_first_pattern_that_fits_counts(tmp_path: Path, base: Path) -> None:
+    adapter = write_adapter(tmp_path / "other", base, alpha_pattern={"query": 12, "layer.0.attention.self.query": 20})
+
+    assert {edit.settings["scale"] for edit in plan_merge(adapter).edits() if "query" in edit.target} == {3.0}
+
+
+def test_needed_disk_is_what_is_written(adapter: Path) -> None:
+    for dtype in ("auto", "bfloat16"):
+        plan = plan_merge(adapter, dtype=dtype)  # type: ignore[arg-type]
+        output = merged(adapter, "--dtype", dtype)
+        sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file() and path.name != "ingraft.json"]
+        assert plan.needed_disk == sum(sizes)
+
+
+def test_carried_files(base: Path, adapter: Path) -> None:
+    carried = {file.path for file in plan_merge(adapter).carried}
+
+    assert carried == {
+        "config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+    }  # fmt: skip
+
+
+def test_nothing_is_written(tmp_path: Path, adapter: Path) -> None:
+    before = snapshot(tmp_path)
+
+    plan_merge(adapter)
+
+    assert snapshot(tmp_path) == before
+
+
+def test_plan_needs_no_heavy_library(adapter: Path) -> None:
+    """Headers and JSON tell everything about LoRA on layers that are stored under their names."""
+    code = (
+        "import sys; from ingraft.plan import plan_merge; plan_merge(sys.argv[1])\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'peft', 'sentence_transformers'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(adapter)], capture_output=True, text=True)
+
+    assert (run.stdout, run.stderr) == ("[]\n", "")
+
+
+def test_dry_run_needs_no_heavy_library(adapter: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from ingraft.cli.app import main; code = main(sys.argv[1:])\n"
+        "print(code, sorted({'torch', 'numpy', 'transformers', 'peft'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "merge", str(adapter), str(tmp_path / "out"), "--dry-run"]
+    run = subprocess.run(command, capture_output=True, text=True)
+
+    assert run.stderr == "0 []\n"
+
+
+def test_merge_needs_torch_alone(adapter: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from ingraft.cli.app import main; code = main(sys.argv[1:])\n"
+        "print(code, sorted({'transformers', 'peft', 'sentence_transformers'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "merge", str(adapter), str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True)
+
+    assert run.stderr == "0 []\n"
+
+
+def test_names_and_notes(base: Path, tmp_path: Path) -> None:
+    shapes = bert_shapes()
+    tensors = {
+        key.replace("base_model.model.", "base_model.model._orig_mod.bert."): value
+        for key, value in lora_tensors(attention_modules(), shapes).items()
+    }
+    plan = plan_merge(write_adapter(tmp_path / "other", base, tensors=tensors))
+
+    assert plan.names == "names fit without bert"
+    assert any("_orig_mod" in note for note in plan.notes)
+
+
+def test_two_possible_places_are_none(tmp_path: Path) -> None:
+    """A base with two towers, an adapter for one that it does not name: guessing would be wrong half of the time."""
+    shapes = {f"{tower}.{name}": shape for tower in ("first", "second") for name, shape in bert_shapes().items()}
+    from helpers.handmade import random_tensors
+
+    base = write_base(tmp_path / "base", tensors=random_tensors(shapes))
+
+    with pytest.raises(UnusableInput):
+        plan_merge(write_adapter(tmp_path / "adapter", base))
+
+
+def test_sources(base: Path, adapter: Path) -> None:
+    plan = plan_merge(adapter)
+
+    assert plan.base.details["architecture"] == "BertModel"
+    assert plan.base.details["dtype"] == "F32"
+    assert plan.base.nbytes == 4 * plan.base.details["parameters"]
+    assert [path.name for path in plan.base.weights] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert plan.adapter.details["r"] == 4
+    assert plan.adapter.details["target_modules"] == ["query", "value"]
+    assert (plan.method, plan.peft_type, plan.route) == ("LoRA", "LORA", "streamed")
+
+
+def test_largest_adapter_tensors_count_as_memory(tmp_path: Path) -> None:
+    small = plan_merge(write_adapter(tmp_path / "a", write_base(tmp_path / "base"))).needed_memory
+    tensors = lora_tensors(attention_modules(), bert_shapes())
+    tensors["base_model.model.embeddings.word_embeddings.weight"] = torch.ones(100_000, HIDDEN)
+    large = write_adapter(tmp_path / "b", tmp_path / "base", tensors=tensors, modules_to_save=["word_embeddings"])
+
+    assert plan_merge(large).needed_memory >= small + 100_000 * HIDDEN * 4
+
+
+def test_lora_on_a_saved_module_comes_on_top(tmp_path: Path, base: Path) -> None:
+    """`base_layer.weight` in the adapter takes the base's place first; the delta is added to it."""
+    module = attention_modules()[0]
+    adapter = write_adapter(tmp_path / "other", base)
+    own = torch.randn(HIDDEN, HIDDEN)
+    change_tensors(
+        adapter / "adapter_model.safetensors", {f"base_model.model.{module}.base_layer.weight": own}
+    )
+
+    output = merged(adapter)
+
+    from safetensors.torch import load_file
+
+    from helpers.merging import weights
+
+    lora = load_file(adapter / "adapter_model.safetensors")
+    a, b = (lora[f"base_model.model.{module}.lora_{side}.weight"].double() for side in "AB")
+    torch.testing.assert_close(weights(output)[f"{module}.weight"].double(), own.double() + 2 * b @ a, rtol=1e-5, atol=1e-6)
+
+
+def test_saved_plan_is_readable(adapter: Path) -> None:
+    assert json.dumps(plan_merge(adapter).to_dict())

@@ -1,0 +1,86 @@
+"""The output's weight files, tensor by tensor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from helpers.handmade import write_adapter, write_base
+from ingraft.checkpoint import Shard, TensorInfo
+from ingraft.errors import UnusableInput
+from ingraft.plan import plan_merge
+from ingraft.shards import edits_by_tensor, output_name
+from ingraft.steps import Edit
+from ingraft.targets import PlacedEdit
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("model.safetensors", "model.safetensors"),
+        ("model-00001-of-00002.safetensors", "model-00001-of-00002.safetensors"),
+        ("pytorch_model.bin", "model.safetensors"),
+        ("pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors"),
+        ("other.safetensors", "other.safetensors"),
+    ],
+)
+def test_names_of_files(before: str, after: str) -> None:
+    assert output_name(Shard(Path("x") / before, (), {})) == after
+
+
+@pytest.fixture
+def edit(tmp_path: Path) -> Edit:
+    base = write_base(tmp_path / "base")
+    return next(iter(plan_merge(write_adapter(tmp_path / "adapter", base)).edits()))
+
+
+def test_parts_of_one_tensor(edit: Edit) -> None:
+    first, second = replace(edit, elements=(0, 64)), replace(edit, elements=(64, 128))
+
+    found = edits_by_tensor([PlacedEdit("a", first), PlacedEdit("b", first), PlacedEdit("a", second)])
+
+    assert found == {"a": (first, second), "b": (first,)}
+    assert edits_by_tensor([PlacedEdit("a", first), PlacedEdit("a", first)]) == {"a": (first, first)}
+
+
+@pytest.mark.parametrize("elements", [(0, 65), (63, 64), (0, 128), (32, 48)])
+def test_overlapping_parts(elements: tuple[int, int], edit: Edit) -> None:
+    with pytest.raises(UnusableInput, match="overlapping parts of a"):
+        edits_by_tensor(
+            [PlacedEdit("a", replace(edit, elements=(0, 64))), PlacedEdit("a", replace(edit, elements=elements))]
+        )
+
+
+def test_actions(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", dtype=torch.bfloat16)
+    adapter = write_adapter(tmp_path / "adapter", base)
+
+    assert plan_merge(adapter).count("cast") == 0
+    plan = plan_merge(adapter, dtype="float32")
+    assert plan.count("copy") == 0
+    assert {step.dtype for step in plan.steps()} == {"F32"}
+    assert plan_merge(adapter, dtype="bfloat16").count("cast") == 0
+
+
+def test_metadata_is_the_bases_own(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    base = write_base(tmp_path / "base")
+    file = base / "model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "license": "mit"})
+    adapter = write_adapter(tmp_path / "adapter", base)
+    assert dict(plan_merge(adapter).shards[0].metadata) == {"format": "pt", "license": "mit"}
+
+    # transformers refuses a file that does not say that it is torch's
+    save_file(load_file(file), file)
+    assert dict(plan_merge(adapter).shards[0].metadata) == {"format": "pt"}
+
+
+def test_tensor_info_is_enough_for_a_size() -> None:
+    info = TensorInfo("a", "BF16", (3, 4), Path("x"), 100, 124)
+
+    assert (info.nbytes, info.elements) == (24, 12)
