@@ -574,10 +574,12 @@ for folder in sys.argv[2:]:
     model = SentenceTransformer(folder, device="cpu")
     found[folder] = {
         "embeddings": model.encode(texts).astype("float32").tolist(),
-        "query": model.encode(texts, prompt_name="query").astype("float32").tolist() if model.prompts.get("query") else None,
+        "query": None,
         "similarity": model.similarity_fn_name,
         "dtype": str(model[0].model.dtype),
     }
+    if model.prompts.get("query"):
+        found[folder]["query"] = model.encode(texts, prompt_name="query").astype("float32").tolist()
 print(json.dumps(found))
 """
 
@@ -606,7 +608,7 @@ def test_loads_and_embeds_without_peft() -> None:
         assert answer["dtype"] == f"torch.{dtype}"
         expected = embed_adapted(base, adapter)
         torch.testing.assert_close(torch.tensor(answer["embeddings"]), expected, rtol=0, atol=tolerance)
-        assert not torch.allclose(torch.tensor(answer["embeddings"]), embed_base(base), atol=0.1)
+        assert not torch.allclose(torch.tensor(answer["embeddings"]), embed_base(base), atol=0.02)
         if answer["query"]:
             expected = embed_adapted(base, adapter, prompt="query")
             torch.testing.assert_close(torch.tensor(answer["query"]), expected, rtol=0, atol=tolerance)
@@ -684,7 +686,7 @@ def test_loss_of_rounding_is_reported(tmp_path: Path) -> None:
 
 
 def test_report_for_people() -> None:
-    base, adapter = adapter_of("bert")
+    _, adapter = adapter_of("bert")
     output = new_folder("out") / "out"
 
     run = cli("merge", adapter, output)
@@ -844,7 +846,7 @@ def test_failing_proof_publishes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     """A byte that goes wrong between making and publishing is found, whatever tensor it is in."""
     import ingraft.execute
 
-    base, adapter = adapter_of("bert", "float32", 3)
+    _, adapter = adapter_of("bert", "float32", 3)
     real = ingraft.execute.execute
     for name in ("encoder.layer.0.attention.self.query.weight", "embeddings.LayerNorm.weight"):
 

@@ -168,6 +168,27 @@ def test_the_layers_that_transformers_quantises_are_what_training_saw(
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(
+    ("stored", "declared"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "bfloat16")]
+)
+def test_what_is_quantised_is_what_was_loaded(tmp_path: Path, stored: str, declared: str, kind: str) -> None:
+    """transformers loads a model in the dtype that its config names, and quantises that."""
+    base = copy_of(plain_base("qwen2", stored))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": declared}))
+    compute = {} if kind == "int8" else {"bnb_4bit_compute_dtype": declared}
+    wanted = weights_as_computed_with(quantised(base, kind, **compute))
+    plan = plan_merge(saying(adapter_for("qwen2"), kind, **compute), base, base_precision="dequantized")
+    assert plan.dequantised is not None
+    with dequantised_weights(plan.dequantised):
+        found = load_file(plan.base.root / "model.safetensors")
+    assert wanted
+    assert all(torch.equal(found[f"{name}.weight"].float(), value.float()) for name, value in wanted.items())
+    # What is merged keeps the base's own dtypes, which hold the dequantised numbers too.
+    assert {step.dtype for step in plan.steps()} == {stored_tensors(base)["norm.weight"][0]}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("architecture", ["bert", "qwen2", "gpt2"])
 def test_a_packed_base_is_unpacked_to_what_training_saw(tmp_path: Path, architecture: str, kind: str) -> None:
     base = packed_base(architecture, kind)
@@ -314,6 +335,27 @@ def test_the_proof_is_made_against_the_dequantised_base(tmp_path: Path) -> None:
         assert all(check.passed for check in verify_weights(plan, right))
         failed = {check.name for check in verify_weights(plan, wrong) if not check.passed}
     assert "probes" in failed
+
+
+@pytest.mark.parametrize("method", ["DoRA", "TinyLoRA"])
+def test_every_route_reads_the_dequantised_weights(tmp_path: Path, method: str) -> None:
+    """A formula of the base's weight, and PEFT in memory: what they make of a plain base with these weights."""
+    import peft
+
+    targets = ["query", "value"]
+    tiny = peft.TinyLoraConfig(target_modules=targets, r=2, task_type="FEATURE_EXTRACTION")
+    config = tiny if method == "TinyLoRA" else lora_config("bert", target_modules=targets, use_dora=True)
+    base, adapter = packed_base("bert", "nf4"), plain_adapter(plain_base("bert"), config)
+    plan = plan_merge(adapter, base, base_precision="dequantized")
+    assert plan.route == ("in-memory" if method == "TinyLoRA" else "streamed")
+    with dequantised_weights(plan.dequantised):
+        by_hand = copy_of(plan.base.root)
+    merged = merge(adapter, tmp_path / "merged", base=base, base_precision="dequantized")
+    expected = merge(adapter, tmp_path / "expected", base=by_hand)
+    assert stored_tensors(merged.output) == stored_tensors(expected.output)
+    assert stored_tensors(merged.output) != stored_tensors(
+        merge(adapter, tmp_path / "o", base=plain_base("bert")).output
+    )
 
 
 def test_shards_and_an_older_storage_of_four_bits(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What several test files share: small models and adapters, made by hand or by the real libraries, and looks at files."""
+"""What several test files share: small models and adapters, by hand or by the real libraries."""

@@ -26,10 +26,10 @@ from helpers.handmade import write_shards
 torch.set_num_threads(1)
 
 HIDDEN, HEADS, INNER, LAYERS = 64, 4, 128, 2
-WORDS = (
-    "a the of in to and is on at by for with search query text model word fever cough pain chest acute chronic type two "
-    "without left right hand foot fracture open closed diabetes blood pressure high low heart kidney failure"
-).split()
+_TEXT = """
+the of in to and with search query text model word fever cough pain chest acute chronic type two without left right hand
+foot fracture open closed diabetes blood pressure high low heart kidney failure
+"""
 TEXTS = [
     "fever and cough",
     "chronic kidney failure without pain",
@@ -125,7 +125,7 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    names = [*SPECIAL, *WORDS]
+    names = [*SPECIAL, *_TEXT.split()]
     names += [f"[unused{n}]" for n in range(VOCABULARY - len(names))]
     words = Tokenizer(models.WordLevel({name: n for n, name in enumerate(names)}, unk_token="[UNK]"))
     words.normalizer = normalizers.Lowercase()
@@ -163,7 +163,7 @@ def plain_base(architecture: str, dtype: str = "float32", shards: int = 1, head:
 def sentence_base(architecture: str, dtype: str = "float32", shards: int = 1, dense: bool = False) -> Path:
     """A Sentence Transformers directory: transformer, mean pooling, Dense if asked for, Normalize; with prompts."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     modules: list[nn.Module] = [Transformer(str(plain_base(architecture, dtype))), Pooling(HIDDEN, "mean")]

@@ -148,7 +148,7 @@ def test_memory_of_a_container(pretend: Callable[[dict[str, str]], None]) -> Non
 
 
 def test_cached_files_do_not_use_up_a_container(pretend: Callable[[dict[str, str]], None]) -> None:
-    """Reading a large model fills the page cache, which counts as the container's memory and is given back on demand."""
+    """Reading a large model fills the page cache, which counts as the container's and is given back on demand."""
     cgroup = "/sys/fs/cgroup/memory"
     pretend(
         {

@@ -23,9 +23,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def place(base: Path, adapter: Path, adapted: Mapping[str, str] | None = None, folder: str = "") -> OutputFiles:
-    return output_files(
-        read_layout(base), adapter, read_layout(adapter), adapted or {"": ""}, [adapter / folder]
-    )
+    return output_files(read_layout(base), adapter, read_layout(adapter), adapted or {"": ""}, [adapter / folder])
 
 
 def sources(files: OutputFiles, tmp_path: Path) -> dict[str, str]:

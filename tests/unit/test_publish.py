@@ -45,7 +45,7 @@ def test_free_outputs(overwrite: bool, tmp_path: Path) -> None:
 def test_output_not_empty(tmp_path: Path) -> None:
     fill(tmp_path / "out")
 
-    with pytest.raises(UnusableInput, match="is not empty.*--overwrite"):
+    with pytest.raises(UnusableInput, match=r"is not empty.*--overwrite"):
         check_output(tmp_path / "out", overwrite=False)
     check_output(tmp_path / "out", overwrite=True)
 
@@ -128,6 +128,13 @@ class Interrupted(BaseException):
     pass
 
 
+def half_a_merge(output: Path, error: BaseException, *, overwrite: bool = False) -> None:
+    with published(output, overwrite=overwrite) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interrupted, SystemExit, UnusableInput])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_failure_leaves_nothing(error: type[BaseException], overwrite: bool, tmp_path: Path) -> None:
@@ -135,29 +142,27 @@ def test_failure_leaves_nothing(error: type[BaseException], overwrite: bool, tmp
         fill(tmp_path / "out")
     before = snapshot(tmp_path)
 
-    with pytest.raises(error), published(tmp_path / "out", overwrite=overwrite) as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep" / "x").write_text("half")
-        raise error("stop")
+    with pytest.raises(error):
+        half_a_merge(tmp_path / "out", error("stop"), overwrite=overwrite)
 
     assert snapshot(tmp_path) == before
 
 
 def test_failure_leaves_no_parents(tmp_path: Path) -> None:
-    with pytest.raises(UnusableInput), published(tmp_path / "a" / "b" / "out") as folder:
-        (folder / "x").touch()
-        raise UnusableInput("no")
+    with pytest.raises(UnusableInput):
+        half_a_merge(tmp_path / "a" / "b" / "out", UnusableInput("no"))
 
     assert snapshot(tmp_path) == {}
 
 
 def test_output_filled_meanwhile(tmp_path: Path) -> None:
-    with (
-        pytest.raises(UnusableInput, match="no longer empty"),
-        published(tmp_path / "out") as folder,
-    ):
-        (folder / "x").touch()
-        fill(tmp_path / "out", "somebody else's")
+    def merge() -> None:
+        with published(tmp_path / "out") as folder:
+            (folder / "x").touch()
+            fill(tmp_path / "out", "somebody else's")
+
+    with pytest.raises(UnusableInput, match="no longer empty"):
+        merge()
 
     assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
     assert (tmp_path / "out" / "model.safetensors").read_text() == "somebody else's"
@@ -165,7 +170,7 @@ def test_output_filled_meanwhile(tmp_path: Path) -> None:
 
 def test_full_disk_is_said_in_words(tmp_path: Path) -> None:
     with (
-        pytest.raises(UnusableInput, match="Writing .*out failed: No space left on device. Nothing was published"),
+        pytest.raises(UnusableInput, match=r"Writing .*out failed: No space left on device\. Nothing was published"),
         published(tmp_path / "out"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -32,8 +32,16 @@ class Part:
     transformer: Any
 
 
-def adapt(part: Part, *, trust_remote_code: bool) -> tuple[str, ...]:
-    """Change `part.transformer` in place. Returns what belongs to a head that it does not have.
+@dataclass(frozen=True)
+class Changes:
+    """What an adapter changed in the live model, by its names, and what belongs to a head that it does not have."""
+
+    touched: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+def adapt(part: Part, *, trust_remote_code: bool) -> Changes:
+    """Put the adapter on `part.transformer`, in place.
 
     Raises UnusableInput when a tensor of the adapter does not arrive, or one is missing.
     """
@@ -63,7 +71,9 @@ def adapt(part: Part, *, trust_remote_code: bool) -> tuple[str, ...]:
     if state:
         inject(model, config, read_tensors(adapter, state), who=adapter.name)
     _keep_tied_biases(model)
-    return names.absent
+    touched = {*tuned.values(), *tokens.values(), *names.saved.values()}
+    touched |= {place.parameter for places in names.displaced.values() for place in places}
+    return Changes(tuple(sorted(touched)), names.absent)
 
 
 def _resize(adapter: Adapter, keys: AdapterKeys, names: LiveNames, model: Any) -> None:

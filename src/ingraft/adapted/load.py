@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import nn
-
-from ingraft.adapted.adapt import Part, adapt
-from ingraft.adapted.assemble import Assembled, assembled
+from ingraft.adapted.adapt import Changes, Part, adapt
+from ingraft.adapted.assemble import assembled
 from ingraft.adapted.keys import split_keys
-from ingraft.adapted.quiet import quiet
+from ingraft.adapted.sentence import DType, load_model, widen
 from ingraft.adapted.transformers import transformers_by_folder
 from ingraft.adapter import Adapter, open_adapters
 from ingraft.base_model import BaseModel, open_base, quantisation_of
@@ -27,8 +25,7 @@ if TYPE_CHECKING:
 
     LiveModel: TypeAlias = SentenceTransformer | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
-DType = Literal["float32", "float64", "stored"]
-_RUNTIME_MEMORY = 1_200_000_000  # measured: an interpreter with torch, transformers, peft and sentence-transformers
+_RUNTIME_MEMORY = 700_000_000  # measured: an interpreter with torch, transformers, peft and sentence-transformers
 
 
 def load_adapted(
@@ -57,24 +54,26 @@ class Unadapted:
     """The base in the merged model's clothes; `adapt` puts the adapter on it.
 
     model_class  name of the Sentence Transformers class
-    stored       the dtype that most of the base's numbers are stored in
+    folders      of the adapted transformers in the merged model, as `parts`
     """
 
     model: Any
     model_class: str
-    stored: str
+    folders: tuple[str, ...]
     parts: tuple[Part, ...]
     trust_remote_code: bool
     dtype: DType
 
-    def adapt(self) -> tuple[str, ...]:
-        """Put the adapter on `model`. Returns adapted things that belong to a head which the model does not have."""
-        absent: list[str] = []
-        for part in self.parts:
-            absent += adapt(part, trust_remote_code=self.trust_remote_code)
-        _set_dtype(self.model, self.dtype)
+    def adapt(self) -> dict[str, Changes]:
+        """Put the adapter on `model`. Returns what it changed, by the folder of the transformer in the merged model."""
+        changes = {
+            folder: adapt(part, trust_remote_code=self.trust_remote_code)
+            for folder, part in zip(self.folders, self.parts, strict=True)
+        }
+        if self.dtype == "float64":
+            widen(self.model)
         self.model.eval()
-        return tuple(absent)
+        return changes
 
 
 @contextmanager
@@ -82,6 +81,7 @@ def open_unadapted(
     adapter: str | Path, base: str | Path | None, *, trust_remote_code: bool, dtype: DType
 ) -> Iterator[Unadapted]:
     """Load the base for `adapter`, not adapted yet, from a directory that exists as long as the context."""
+    _require_peft()
     adapters = open_adapters(adapter)
     for opened in adapters:
         _check_method(opened)
@@ -91,7 +91,9 @@ def open_unadapted(
         _check_base(model)
     _check_memory(bases, dtype)
     with assembled(adapters, bases) as directory:
-        live = _load(directory, bases[0], trust_remote_code, dtype)
+        live = load_model(
+            directory.layout, f"The base model {bases[0].name}", trust_remote_code=trust_remote_code, dtype=dtype
+        )
         transformers = transformers_by_folder(live, directory.layout)
         parts = tuple(
             Part(opened, model, own, transformers[folder])
@@ -100,7 +102,7 @@ def open_unadapted(
         yield Unadapted(
             live,
             directory.layout.model_class or "SentenceTransformer",
-            bases[0].checkpoint.dtype,
+            directory.folders,
             parts,
             trust_remote_code,
             dtype,
@@ -125,55 +127,21 @@ def _check_base(base: BaseModel) -> None:
 def _check_memory(bases: list[BaseModel], dtype: DType) -> None:
     size = {"float32": 4, "float64": 8}.get(dtype)
     needed = sum(base.checkpoint.elements * size if size else base.checkpoint.nbytes for base in bases)
-    free = available_memory()
     # The largest shard is read beside the model that it goes into.
     needed += max(shard.path.stat().st_size for base in bases for shard in base.checkpoint.shards) // 2
-    if free is not None and needed + _RUNTIME_MEMORY > free:
+    needed += 0 if "sentence_transformers" in sys.modules else _RUNTIME_MEMORY
+    free = available_memory()
+    if free is not None and needed > free:
         raise UnusableInput(
-            f"Running {bases[0].name} takes about {human_bytes(needed + _RUNTIME_MEMORY)} of memory, "
-            f"{human_bytes(free)} are free.",
+            f"Running {bases[0].name} takes about {human_bytes(needed)} of memory, {human_bytes(free)} are free.",
             hint="Use a machine with more memory, or rely on the weight checks alone.",
         )
 
 
-def _load(directory: Assembled, base: BaseModel, trust_remote_code: bool, dtype: DType) -> Any:
+def _require_peft() -> None:
     try:
-        import sentence_transformers
+        import peft  # noqa: F401
     except ImportError:
         raise UnusableInput(
-            "Running the unmerged model needs sentence-transformers and peft.",
-            hint="Install them with: pip install 'ingraft[verify]'",
+            "Running the unmerged model needs peft.", hint="Install it with: pip install 'ingraft[verify]'"
         ) from None
-    model_class = getattr(sentence_transformers, directory.layout.model_class or "SentenceTransformer", None)
-    if model_class is None:
-        raise UnusableInput(
-            f"The installed sentence-transformers has no {directory.layout.model_class}.",
-            hint="Update it with: pip install -U sentence-transformers",
-        )
-    torch.manual_seed(0)  # whatever is stored nowhere is at least the same every time
-    wanted = "auto" if dtype == "stored" else torch.float32
-    try:
-        with quiet():
-            live = model_class(
-                str(directory.layout.root),
-                device="cpu",
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-                model_kwargs={"dtype": wanted},
-            )
-    except Exception as error:  # whatever a model's class raises for its files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnusableInput(f"The base model {base.name} cannot be loaded: {reason}") from None
-    if dtype != "stored":
-        live.float()
-    return live.eval()
-
-
-def _set_dtype(live: nn.Module, dtype: DType) -> None:
-    if dtype != "float64":
-        return
-    for module in live.modules():
-        config: Any = getattr(module, "config", None)
-        if hasattr(config, "_experts_implementation"):
-            config._experts_implementation = "eager"  # the grouped kernels know no float64
-    live.double()

@@ -1,4 +1,4 @@
-"""How the demo is printed: what each step found, and the three models side by side."""
+"""How the demo is printed: the commands it stands for, what comes of each, and the three models side by side."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ingraft.cli import show, show_training
 from ingraft.demo.data import DemoData
-from ingraft.demo.steps import DemoResult
+from ingraft.demo.steps import Command, DemoResult
 from ingraft.pipeline import MergeResult
+from ingraft.training.facts import Evaluated, TrainingResult
 from ingraft.verification.report import VerificationReport
 
-_MODELS = {"base": "base model", "adapted": "base + adapter, live in PEFT", "merged": "merged, plain"}
+_MODELS = {"base": "base model", "adapted": "base + adapter, live in PEFT", "merged": "merged, without PEFT"}
 
 
 @contextmanager
@@ -24,7 +26,8 @@ def observer(*, human: bool) -> Iterator[Callable[[Any], None]]:
     with show_training.observer(human=human) as observe_training:
 
         def observe(event: Any) -> None:
-            observe_training(event)
+            if not isinstance(event, Evaluated):  # all three come in one table at the end
+                observe_training(event)
             if human:
                 _fact(event)
 
@@ -34,12 +37,16 @@ def observer(*, human: bool) -> Iterator[Callable[[Any], None]]:
 def _fact(event: Any) -> None:
     match event:
         case DemoData():
-            show.line("task", "find the title of a diagnosis from a colloquial term, in ICD-10-CM")
+            show.line("task", "find the title of a diagnosis in ICD-10-CM by another name for it")
+            show.line("", f"{len(event.pairs):,} names with their titles to learn from")
             show.line(
-                "",
-                f"{len(event.queries):,} terms of held-out categories, {len(event.corpus):,} titles to choose from",
-                style="dim",
+                "", f"{len(event.queries):,} names of other categories, to be found among {len(event.corpus):,} titles"
             )
+        case Command():
+            show.out().print()
+            show.out().print(Text.assemble(("$ ", "dim"), (event.text, "bold")))
+        case TrainingResult():
+            show_training.outcome(event)
         case MergeResult():
             show.plan(event.plan, event.output)
             show.result(event)
@@ -58,12 +65,12 @@ def result(result: DemoResult) -> None:
         table.add_column(name, justify="right")
     table.add_column("largest difference", justify="right")
     for model, metrics in result.metrics.items():
-        parity = {"adapted": "reference", "merged": f"{result.parity:.1e}"}.get(model, "")
-        table.add_row(_MODELS[model], *(f"{value:.4f}" for value in metrics.values()), parity)
+        difference = {"adapted": "reference", "merged": f"{result.parity:.1e}"}.get(model, "")
+        table.add_row(_MODELS[model], *(f"{value:.4f}" for value in metrics.values()), difference)
     console = Console(highlight=False)
     console.print()
     console.print(table)
     console.print()
-    show.line("done", f"in {result.seconds:.0f} s · this loads the merged model, without peft:")
+    show.line("done", f"in {result.seconds:.0f} s; the merged model is a plain one:")
     show.line("", "from sentence_transformers import SentenceTransformer", style="bold green")
     show.line("", f'model = SentenceTransformer("{result.merge.output}")', style="bold green")

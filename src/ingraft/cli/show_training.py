@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ def fact(event: Any) -> None:
         case AdapterFacts():
             _adapter(event)
         case Evaluated(model="base"):
-            show.line("before", f"{_metrics(event.metrics)} · measured in {event.seconds:.1f} s")
+            measured = " · ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
+            show.line("before", f"{measured} · measured in {event.seconds:.1f} s")
         case _:
             pass
 
@@ -137,7 +139,13 @@ def _adapter(adapter: AdapterFacts) -> None:
 
 
 def result(result: TrainingResult) -> None:
-    """What came of it: loss, metrics, sizes, time, and the next command."""
+    """What came of it, and the next command."""
+    outcome(result)
+    show.line("next", shlex.join(["ingraft", "merge", str(result.output), "OUTPUT"]), style="bold green")
+
+
+def outcome(result: TrainingResult) -> None:
+    """What came of it: loss, metrics, sizes and time."""
     course = _course(result.losses)
     show.line("train", f"{show.plural(result.steps, 'step')}{course} · {result.seconds['train']:.1f} s")
     if result.after:
@@ -148,7 +156,6 @@ def result(result: TrainingResult) -> None:
         "saved",
         f"{result.output}/ · {human_bytes(result.adapter_bytes)}, {size:.2g} % of the base · {total:.0f} s in all",
     )
-    show.line("next", f"ingraft merge {result.output} OUTPUT", style="bold green")
 
 
 def _course(losses: Sequence[float]) -> str:
@@ -163,10 +170,6 @@ def _short(name: str) -> str:
     """The last part of a path; a Hub id as it is."""
     path = Path(name).expanduser()
     return path.resolve().name if path.is_dir() else name
-
-
-def _metrics(metrics: Mapping[str, float]) -> str:
-    return " · ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> str:

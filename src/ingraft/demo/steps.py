@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ingraft.demo.data import DemoData, catalogue, diagnosis_data, model_directory
 from ingraft.errors import CheckFailed
 from ingraft.publish import check_output
-from ingraft.training.config import TrainingConfig
+from ingraft.training.config import TrainingConfig, command_line
 from ingraft.training.evaluation import Metrics, RetrievalTask, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, TrainingResult
 from ingraft.training.quiet import quiet_libraries, share_cores
@@ -50,6 +51,13 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
+class Command:
+    """What a person would type for the step that comes now."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class DemoResult:
     """`metrics` are those of `base`, `adapted` (base + adapter, live through PEFT) and `merged`.
 
@@ -77,7 +85,8 @@ class DemoResult:
 def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda event: None) -> DemoResult:
     """Train, merge, prove and measure below `config.output`; CheckFailed when the merged model is not proven.
 
-    `observe` is told DemoData, all that a training run tells, MergeResult, VerificationReport and each Evaluated.
+    `observe` is told the Command of each step and what comes of it: DemoData, all that a training run tells,
+    TrainingResult, MergeResult, VerificationReport, and each Evaluated.
     """
     started = time.monotonic()
     check_output(config.output, overwrite=config.overwrite)
@@ -90,10 +99,16 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
     base, pairs = prepare(config.output, data)
     adapter, merged = config.output / "adapter", config.output / "merged"
 
-    trained = train(training_config(config, base, pairs, adapter), observe=observe)
+    training = training_config(config, base, pairs, adapter)
+    observe(Command(command_line(training)))
+    trained = train(training, observe=observe)
+    observe(trained)
 
+    observe(Command(shlex.join(["ingraft", "merge", str(adapter), str(merged)])))
     merged_model = merge(adapter, merged, overwrite=config.overwrite)
     observe(merged_model)
+
+    observe(Command(shlex.join(["ingraft", "verify", str(merged), "--adapter", str(adapter)])))
     report = verify(merged, adapter)
     observe(report)
     if not report.passed:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import shlex
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,18 @@ def field_docs(config: type) -> dict[str, str]:
     return docs
 
 
+def command_line(config: TrainingConfig) -> str:
+    """The `ingraft train` that has this config, with the settings that are not the defaults."""
+    words = ["ingraft", "train"]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value is True:
+            words.append(_flag(field.name))
+        elif value != field.default:
+            words += [_flag(field.name), f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)
+
+
 def check_settings(config: TrainingConfig) -> None:
     """UnusableInput naming the first setting that is out of range."""
     _require(config.epochs > 0, "epochs", config.epochs, "more than 0")
@@ -88,6 +101,10 @@ def check_settings(config: TrainingConfig) -> None:
     _require(config.max_pairs is None or config.max_pairs >= 2, "max-pairs", config.max_pairs, "2 or more")
     _require(0 <= config.holdout < 1, "holdout", config.holdout, "a share from 0 to below 1")
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _require(holds: bool, flag: str, value: Any, expected: str) -> None:

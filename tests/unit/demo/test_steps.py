@@ -11,7 +11,7 @@ import pytest
 
 from ingraft.demo import steps
 from ingraft.demo.data import DemoData, Diagnosis
-from ingraft.demo.steps import DemoConfig, run_demo
+from ingraft.demo.steps import Command, DemoConfig, run_demo
 from ingraft.errors import UnusableInput
 from ingraft.pipeline import MergeResult
 from ingraft.training.facts import Evaluated
@@ -63,6 +63,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert kinds[0] is DemoData
     assert kinds.index(MergeResult) < kinds.index(VerificationReport)
     assert [event.model for event in events if isinstance(event, Evaluated)] == ["base", "adapted", "merged"]
+    commands = [event.text.split()[1] for event in events if isinstance(event, Command)]
+    assert commands == ["train", "merge", "verify"]
 
 
 @pytest.mark.usefixtures("small_demo")

@@ -50,7 +50,9 @@ def edit_of(
     )
 
 
-def step_of(shape: tuple[int, ...], edits: tuple[Edit, ...], dtype: str = "F32", source: TensorInfo | None = None) -> MergeStep:
+def step_of(
+    shape: tuple[int, ...], edits: tuple[Edit, ...], dtype: str = "F32", source: TensorInfo | None = None
+) -> MergeStep:
     return MergeStep("edit", "m.weight", dtype, shape, source, edits, "because")
 
 

@@ -55,7 +55,9 @@ def test_file_that_shrank_after_it_was_looked_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_of_the_base(transposed: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_base(
+    transposed: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In blocks and in order, [out, in] whatever way it is stored, and again at every call."""
     monkeypatch.setattr(inputs, "BLOCK_ELEMENTS", 20)
     matrix = torch.randn(11, 6).to(dtype)

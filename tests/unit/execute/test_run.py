@@ -80,7 +80,9 @@ def test_everything_is_written(workers: int, dtype: str, tmp_path: Path) -> None
 
     assert sum(done) == sum(step.nbytes for step in plan.steps())
     files = {name for name, kind in snapshot(tmp_path / "out").items() if kind != "directory"}
-    assert files == {shard.file for shard in plan.shards} | {f.path for f in plan.carried} | {w.path for w in plan.written}
+    assert files == {shard.file for shard in plan.shards} | {f.path for f in plan.carried} | {
+        w.path for w in plan.written
+    }
     assert {figure.tensor for figure in figures} == {f"{module}.weight" for module in attention_modules()}
     assert all(figure.elements == HIDDEN**2 for figure in figures)
     assert all(figure.delta_norm > 0 and figure.changed > 0.9 * figure.elements for figure in figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ingraft.cli.config_options import options_of
 from ingraft.cli.merge import Format
 from ingraft.demo.steps import DemoConfig
 from ingraft.errors import UnusableInput
-from ingraft.training.config import TrainingConfig, check_settings, field_docs
+from ingraft.training.config import TrainingConfig, check_settings, command_line, field_docs
 
 VALID = TrainingConfig(model="model", data=Path("rows.csv"), output=Path("adapter"))
 
@@ -83,6 +84,17 @@ def test_flags_set_the_fields() -> None:
     assert (config.learning_rate, config.max_pairs, config.target_modules) == (0.5, 7, "query,value")
     assert config.overwrite
     assert format == "json"
+
+
+def test_a_config_as_a_command_line_is_that_config() -> None:
+    config = dataclasses.replace(
+        VALID, output=Path("with a space"), learning_rate=2e-3, epochs=2, max_pairs=9, holdout=0, overwrite=True
+    )
+    words = shlex.split(command_line(config))
+    assert words[:2] == ["ingraft", "train"]
+    assert "--rank" not in words
+    _, called = run(*words[2:])
+    assert called == [config, "human"]
 
 
 def test_a_missing_flag_and_an_unknown_one_are_refused() -> None:

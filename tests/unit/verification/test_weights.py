@@ -34,7 +34,9 @@ from ingraft.verification.weights import verify_weights
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def merge(folder: Path, dtype: torch.dtype = torch.float32, *, size: float = 0.3, seed: int = 0, **config: object) -> MergePlan:
+def merge(
+    folder: Path, dtype: torch.dtype = torch.float32, *, size: float = 0.3, seed: int = 0, asked: str = "auto"
+) -> MergePlan:
     """A merge of biases, a saved module and LoRA on two linears of each layer, written to `folder / "out"`."""
     base = write_base(folder / "base", tensors=random_tensors(bert_shapes(), seed=seed, dtype=dtype), shards=2)
     tensors = lora_tensors(attention_modules(), bert_shapes(), size=size, seed=seed + 1)
@@ -42,7 +44,7 @@ def merge(folder: Path, dtype: torch.dtype = torch.float32, *, size: float = 0.3
     tensors["base_model.model.pooler.dense.weight"] = torch.randn(HIDDEN, HIDDEN, generator=extra)
     tensors[f"base_model.model.{QUERY}.lora_B.bias"] = torch.randn(HIDDEN, generator=extra)
     adapter = write_adapter(folder / "adapter", base, tensors=tensors, modules_to_save=["pooler"], lora_bias=True)
-    plan = plan_merge(adapter, **config)  # type: ignore[arg-type]
+    plan = plan_merge(adapter, dtype=asked)  # type: ignore[arg-type]
     (folder / "out").mkdir()
     execute(plan, folder / "out")
     return plan
@@ -65,7 +67,7 @@ def test_right_merges_pass(dtype: torch.dtype, size: float, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_right_merges_in_another_dtype_pass(asked: str, tmp_path: Path) -> None:
-    found = checks(merge(tmp_path, torch.bfloat16, dtype=asked), tmp_path)
+    found = checks(merge(tmp_path, torch.bfloat16, asked=asked), tmp_path)
 
     assert all(check.passed for check in found.values()), found
 
@@ -123,7 +125,9 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_in_edited_tensors_are_found(fault: str, dtype: torch.dtype, spoil: Callable[..., dict[str, Check]]) -> None:
+def test_faults_in_edited_tensors_are_found(
+    fault: str, dtype: torch.dtype, spoil: Callable[..., dict[str, Check]]
+) -> None:
     found = spoil(f"{QUERY}.weight", FAULTS[fault], dtype)
 
     assert not found["probes"].passed
@@ -192,8 +196,12 @@ def test_saved_module_that_is_off_is_found(dtype: torch.dtype, spoil: Callable[.
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["embeddings.word_embeddings.weight", "pooler.dense.bias", "embeddings.LayerNorm.weight"])
-def test_untouched_tensor_that_is_off_is_found(name: str, dtype: torch.dtype, spoil: Callable[..., dict[str, Check]]) -> None:
+@pytest.mark.parametrize(
+    "name", ["embeddings.word_embeddings.weight", "pooler.dense.bias", "embeddings.LayerNorm.weight"]
+)
+def test_untouched_tensor_that_is_off_is_found(
+    name: str, dtype: torch.dtype, spoil: Callable[..., dict[str, Check]]
+) -> None:
     def flip(value: Tensor) -> Tensor:
         value.view(torch.uint8).flatten()[-3] ^= 1
         return value
@@ -269,7 +277,9 @@ def test_missing_small_file_is_found(tmp_path: Path) -> None:
     assert "config.json" in found.where
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "0_Transformer/adapter_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "0_Transformer/adapter_model.bin"]
+)
 def test_adapter_left_behind_is_found(name: str, tmp_path: Path) -> None:
     plan = merge(tmp_path)
     (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
@@ -284,7 +294,9 @@ def test_adapter_left_behind_is_found(name: str, tmp_path: Path) -> None:
 def test_adapter_tensor_without_a_use_is_found(tmp_path: Path) -> None:
     """The file is read again, not the plan believed."""
     plan = merge(tmp_path)
-    change_tensors(tmp_path / "adapter" / "adapter_model.safetensors", {"base_model.model.x.lora_A.weight": torch.ones(2)})
+    change_tensors(
+        tmp_path / "adapter" / "adapter_model.safetensors", {"base_model.model.x.lora_A.weight": torch.ones(2)}
+    )
     plan = plan_with_current_offsets(plan, tmp_path)
 
     found = checks(plan, tmp_path)["adapter tensors"]
@@ -303,7 +315,8 @@ def plan_with_current_offsets(plan: MergePlan, folder: Path) -> MergePlan:
         steps = []
         for step in shard.steps:
             edits = tuple(
-                replace(edit, inputs={name: now[info.name] for name, info in edit.inputs.items()}) for edit in step.edits
+                replace(edit, inputs={name: now[info.name] for name, info in edit.inputs.items()})
+                for edit in step.edits
             )
             steps.append(replace(step, edits=edits))
         shards.append(replace(shard, steps=tuple(steps)))
@@ -320,7 +333,9 @@ def test_conv1d(dtype: torch.dtype, right: bool, tmp_path: Path) -> None:
     name = "h.0.attn.c_proj"
     shapes = {f"{name}.weight": (24, 24), f"{name}.bias": (24,), "wte.weight": (30, 24)}
     base = write_base(
-        tmp_path / "base", tensors=random_tensors(shapes, dtype=dtype), config={"model_type": "gpt2", "architectures": ["GPT2Model"]}
+        tmp_path / "base",
+        tensors=random_tensors(shapes, dtype=dtype),
+        config={"model_type": "gpt2", "architectures": ["GPT2Model"]},
     )
     adapter = write_adapter(tmp_path / "adapter", base, tensors=lora_tensors([name], shapes), target_modules=["c_proj"])
     plan = plan_merge(adapter)

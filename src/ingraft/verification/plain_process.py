@@ -1,0 +1,145 @@
+"""The merged model in a process of its own, in which `peft` cannot be imported: what everybody gets who loads it.
+
+Beside its outputs it measures how far they move when the adapted weights are shaken by as much as rounding may have
+moved them: that is the difference that a right merge may show.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from ingraft.errors import UnusableInput
+from ingraft.verification.encoding import Outputs, Rows
+
+_SHAKES = 2
+_START = (
+    "import sys; sys.modules['peft'] = None; from ingraft.verification.plain_process import main; main(sys.argv[1])"
+)
+
+
+@dataclass(frozen=True)
+class PlainOutputs:
+    """Outputs of the merged model, and what they are with shaken weights."""
+
+    outputs: Outputs
+    shaken: tuple[Rows, ...]
+
+
+def encode_without_peft(
+    merged: Path,
+    texts: Sequence[str],
+    *,
+    touched: Mapping[str, Sequence[str]],
+    unit: float,
+    trust_remote_code: bool,
+) -> PlainOutputs:
+    """Load `merged` where peft cannot be imported, in float32, and encode `texts`.
+
+    touched  folder of a transformer → its modules and parameters that the merge changed
+    unit     how much rounding may have changed a weight, as a share of it
+    Raises UnusableInput with the reason when it cannot be loaded or run.
+    """
+    with tempfile.TemporaryDirectory(prefix="ingraft-plain-") as name:
+        job = Path(name) / "job.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "merged": str(merged.absolute()),
+                    "texts": list(texts),
+                    "touched": {folder: list(names) for folder, names in touched.items()},
+                    "unit": unit,
+                    "threads": torch.get_num_threads(),
+                    "trust_remote_code": trust_remote_code,
+                }
+            ),
+            encoding="utf-8",
+        )
+        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))
+        run = subprocess.run(
+            [sys.executable, "-c", _START, str(job)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths},
+            check=False,
+        )
+        result = Path(name) / "result.npz"
+        if run.returncode or not result.is_file():
+            lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
+            raise UnusableInput(f"{merged} cannot be run without peft: {lines[-1] if lines else 'no answer'}")
+        with numpy.load(result) as found:
+            shaken = tuple(found[f"shaken{number}"] for number in range(_SHAKES))
+            return PlainOutputs(Outputs(found["rows"], found["of_text"]), shaken)
+
+
+def main(job_file: str) -> None:
+    """What runs in that process."""
+    from ingraft.adapted.quiet import quiet
+    from ingraft.adapted.sentence import load_model
+    from ingraft.adapted.transformers import transformers_by_folder
+    from ingraft.layout import read_layout
+    from ingraft.verification.encoding import outputs
+
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    torch.set_num_threads(job["threads"])
+    layout = read_layout(Path(job["merged"]))
+    model_class = layout.model_class or "SentenceTransformer"
+    try:
+        model = load_model(layout, "The merged model", trust_remote_code=job["trust_remote_code"], dtype="float32")
+        weights = _touched(transformers_by_folder(model, layout), job["touched"])
+    except UnusableInput as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    with quiet():
+        found = outputs(model, model_class, job["texts"])
+        results: dict[str, Any] = {"rows": found.rows, "of_text": found.of_text}
+        for number in range(_SHAKES):
+            with _shaken(weights, job["unit"], seed=number + 1):
+                results[f"shaken{number}"] = outputs(model, model_class, job["texts"]).rows
+    numpy.savez(Path(job_file).with_name("result.npz"), **results)
+
+
+def _touched(models: Mapping[str, Any], touched: Mapping[str, Sequence[str]]) -> list[Tensor]:
+    """The parameters that the names stand for; all of them where no name is known."""
+    found: list[Tensor] = []
+    for folder, names in touched.items():
+        model: nn.Module = models[folder]
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and any(name == item or name.startswith(f"{item}.") for item in names):
+                found.append(parameter)
+    return found or [value for model in models.values() for value in model.parameters() if value.is_floating_point()]
+
+
+@contextmanager
+def _shaken(weights: Sequence[Tensor], unit: float, *, seed: int) -> Iterator[None]:
+    """Every weight changed by up to `unit` of itself, evenly distributed, for as long as the context."""
+    with torch.no_grad():
+        _shake(weights, unit, seed)
+        try:
+            yield
+        finally:
+            _shake(weights, -unit, seed)
+
+
+def _shake(weights: Sequence[Tensor], unit: float, seed: int) -> None:
+    """Multiply by 1 + noise, or for a negative unit divide by the same."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights:
+        for block in torch.split(weight.reshape(-1), 1 << 22) if weight.is_contiguous() else [weight]:
+            factor = torch.rand(block.shape, generator=generator).mul_(2 * abs(unit)).add_(1 - abs(unit))
+            if unit > 0:
+                block.mul_(factor)
+            else:
+                block.div_(factor)

@@ -1,0 +1,54 @@
+"""ingraft.json, and the hashes in it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from helpers.handmade import load_json, write_adapter, write_base
+from helpers.merging import merged
+from ingraft.manifest import FILE, hash_files, versions
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, (1 << 22) - 1, 1 << 22, (1 << 22) + 1])
+def test_hashes(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * (size // 256 + 1))
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+    assert hash_files([path, path], workers=2) == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = versions()
+    assert found["torch"] == importlib.metadata.version("torch")
+    assert found["ingraft"] == importlib.metadata.version("ingraft")
+
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+    assert list(versions()) == ["python"]
+
+
+def test_manifest_says_what_was_merged(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter" / "default", base, alpha_pattern={"value": 2})
+
+    manifest = load_json(merged(tmp_path / "adapter") / FILE)
+
+    created = datetime.fromisoformat(manifest["created"])
+    assert abs((datetime.now(timezone.utc) - created).total_seconds()) < 600
+    assert manifest["base"]["files"].keys() == {"model.safetensors"}
+    assert manifest["adapter"]["name"] == str(tmp_path / "adapter")
+    assert manifest["adapter"]["r"] == 4
+    tensors = {tensor["name"]: tensor for tensor in manifest["tensors"]}
+    assert tensors["encoder.layer.0.attention.self.query.weight"]["settings"] == [{"scale": 2.0}]
+    assert tensors["encoder.layer.0.attention.self.value.weight"]["settings"] == [{"scale": 0.5}]
+    assert FILE not in manifest["files"]
+    assert adapter.is_dir()

@@ -1,0 +1,143 @@
+"""plan → execute → verify → publish: in this order, and what happens when one of them says no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ingraft
+import ingraft.execute
+import ingraft.verification.weights
+from helpers.files import snapshot
+from helpers.handmade import attention_modules, bert_shapes, lora_tensors, write_adapter, write_base
+from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.pipeline import merge, run_plan
+from ingraft.plan import plan_merge
+from ingraft.verification.report import Check
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "in" / "adapter", write_base(tmp_path / "in" / "base"))
+
+
+def test_order(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            events.append(f"{name}, output {'there' if (tmp_path / 'out').exists() else 'not there'}")
+            return real(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(ingraft.execute, "execute", noted("execute", ingraft.execute.execute))
+    weights = ingraft.verification.weights
+    monkeypatch.setattr(weights, "verify_weights", noted("verify", weights.verify_weights))
+
+    result = merge(adapter, tmp_path / "out", on_plan=lambda plan: events.append(f"plan {plan.count('edit')}"))
+
+    assert events == ["plan 4", "execute, output not there", "verify, output not there"]
+    assert (tmp_path / "out" / "ingraft.json").is_file()
+    assert result.output == tmp_path / "out"
+    assert result.seconds > 0
+
+
+def test_occupied_output_is_seen_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").touch()
+
+    with pytest.raises(UnusableInput, match="not empty"):
+        merge(tmp_path / "no adapter at all", tmp_path / "out")
+
+
+def test_failed_check_publishes_nothing(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Check("probes", False, "W′·x", 3.14159, 1.0, "encoder.layer.0")
+    monkeypatch.setattr(ingraft.verification.weights, "verify_weights", lambda *_, **__: (bad,))
+    before = snapshot(tmp_path)
+
+    with pytest.raises(
+        CheckFailed, match=r"The proof failed: probes: 3\.14, allowed 1 \(encoder\.layer\.0\)"
+    ) as failed:
+        merge(adapter, tmp_path / "out")
+
+    assert "Nothing was published" in failed.value.hint
+    assert snapshot(tmp_path) == before
+
+
+def test_failed_check_keeps_the_old_output(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merge(adapter, tmp_path / "out")
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(
+        ingraft.verification.weights, "verify_weights", lambda *_, **__: (Check("structure", False, "as planned"),)
+    )
+
+    with pytest.raises(CheckFailed, match="The proof failed: structure"):
+        merge(adapter, tmp_path / "out", overwrite=True)
+
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("where", ["execute", "verify"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+def test_any_other_failure_leaves_nothing(
+    where: str, error: type[BaseException], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    if where == "execute":
+        monkeypatch.setattr(ingraft.execute, "execute", fail)
+    else:
+        monkeypatch.setattr(ingraft.verification.weights, "verify_weights", fail)
+    before = snapshot(tmp_path)
+
+    with pytest.raises(error):
+        merge(adapter, tmp_path / "out")
+
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_merge_that_changes_nothing(dtype: str, tmp_path: Path) -> None:
+    """Also when every tensor is cast: that is not the adapter's doing."""
+    tensors = lora_tensors(attention_modules(), bert_shapes())
+    zero = {key: value * 0 if "lora_B" in key else value for key, value in tensors.items()}
+    adapter = write_adapter(tmp_path / "in" / "adapter", write_base(tmp_path / "in" / "base"), tensors=zero)
+    before = snapshot(tmp_path)
+
+    with pytest.raises(UnusableInput, match=r"would equal the base: .* changes nothing"):
+        merge(adapter, tmp_path / "out", dtype=dtype)  # type: ignore[arg-type]
+
+    assert snapshot(tmp_path) == before
+
+
+def test_one_changed_element_is_a_change(tmp_path: Path) -> None:
+    tensors = {key: value * 0 for key, value in lora_tensors(attention_modules(), bert_shapes()).items()}
+    key = f"base_model.model.{attention_modules()[0]}"
+    tensors[f"{key}.lora_A.weight"][0, 0] = tensors[f"{key}.lora_B.weight"][0, 0] = 1.0
+    adapter = write_adapter(tmp_path / "in" / "adapter", write_base(tmp_path / "in" / "base"), tensors=tensors)
+
+    result = merge(adapter, tmp_path / "out")
+
+    assert sum(figure.changed for figure in result.figures) == 1
+
+
+def test_plan_that_was_made_before(adapter: Path, tmp_path: Path) -> None:
+    plan = plan_merge(adapter)
+
+    result = run_plan(plan, tmp_path / "out", verify=False, workers=1)
+
+    assert result.report is None
+    assert result.plan is plan
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_public_names() -> None:
+    assert ingraft.merge is merge
+    assert set(ingraft.__all__) <= set(dir(ingraft))
+    with pytest.raises(AttributeError, match="has no attribute 'merg'"):
+        ingraft.merg  # noqa: B018
