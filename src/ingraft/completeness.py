@@ -35,6 +35,7 @@ def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: Adap
         tensor = regions[0].tensor
         if not numbers or NUMBER.findall(tensor) != numbers:
             continue
+        _check_bias_stored(checkpoint, tensor, stored)
         for sibling in stored[NUMBER.sub("*", tensor)]:
             other = _with_numbers(module, sibling)
             if other not in adapted and is_targeted(adapter.config.raw, other):
@@ -45,6 +46,16 @@ def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: Adap
             f"{adapter.weights} has no tensors for {first}, which its config targets "
             f"({len(missing)} of {len(missing) + len(adapted)} modules are missing).",
             hint="The file is incomplete, or the base is another model. Save the adapter again or pass --base.",
+        )
+
+
+def _check_bias_stored(checkpoint: Checkpoint, weight: str, stored: Mapping[str, set[tuple[str, ...]]]) -> None:
+    """A base whose layer has no bias while the same layer elsewhere has one has lost it."""
+    bias = weight.removesuffix("weight") + "bias"
+    if bias not in checkpoint.tensors and stored.get(NUMBER.sub("*", bias)):
+        raise UnusableInput(
+            f"{checkpoint.folder} has no {bias}, although the other layers have one: the file is incomplete.",
+            hint="Download the base again.",
         )
 
 

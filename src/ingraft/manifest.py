@@ -18,7 +18,7 @@ from ingraft.verification.report import VerificationReport
 
 FILE = "ingraft.json"
 SCHEMA = 1
-_LIBRARIES = ("ingraft", "torch", "safetensors", "peft", "transformers", "sentence-transformers")
+_LIBRARIES = ("ingraft", "torch", "safetensors", "peft", "transformers", "sentence-transformers", "bitsandbytes")
 
 
 def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | None, *, workers: int = 2) -> None:
@@ -30,8 +30,8 @@ def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | N
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "base": _source(plan.base, hashes),
-        "adapter": _source(plan.adapter, hashes),
+        "base": _source(plan.base, plan.given_base, hashes),
+        "adapter": _source(plan.adapter, plan.adapter.root, hashes),
         "method": plan.method,
         "route": plan.route,
         "tensors": [_tensor(step) for step in plan.steps() if step.action != "copy"],
@@ -67,8 +67,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _source(source: Source, hashes: Mapping[Path, str]) -> dict[str, Any]:
-    files = {os.path.relpath(path, source.root): hashes[path] for path in source.weights}
+def _source(source: Source, root: Path, hashes: Mapping[Path, str]) -> dict[str, Any]:
+    files = {os.path.relpath(path, root): hashes[path] for path in source.weights}
     return {"name": source.name, **source.details, "files": files}
 
 

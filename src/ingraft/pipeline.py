@@ -90,8 +90,7 @@ def run_plan(
     started = time.monotonic()
     output = Path(output)
     workers = workers or default_workers()
-    base_root = plan.dequantised.source if plan.dequantised else plan.base.root
-    check_output(output, overwrite=overwrite, inputs=(base_root, plan.adapter.root))
+    check_output(output, overwrite=overwrite, inputs=(plan.given_base, plan.adapter.root))
     check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
     shown = progress or _Silent()
     with published(output, overwrite=overwrite) as folder, _weights_of_base(plan, workers, shown):

@@ -242,7 +242,7 @@ def _assemble(
         left_behind=files.left_behind,
         notes=tuple(dict.fromkeys(note for merge in merges for note in merge.notes)),
         needed_disk=sum(shard.nbytes for shard in shards) + small,
-        needed_memory=IN_MEMORY_RUNTIME + 5 * largest if in_memory else RUNTIME_MEMORY + _largest_inputs(shards),
+        needed_memory=IN_MEMORY_RUNTIME + 10 * largest if in_memory else RUNTIME_MEMORY + _largest_inputs(shards),
         trust_remote_code=trust_remote_code,
         dequantised=merges[0].dequantised,
     )

@@ -145,6 +145,11 @@ class MergePlan:
     trust_remote_code: bool = False
     dequantised: Dequantised | None = None
 
+    @property
+    def given_base(self) -> Path:
+        """The base as it was given: where `base` lies, or what its dequantised copy was made from."""
+        return self.dequantised.source if self.dequantised else self.base.root
+
     def steps(self) -> Iterator[MergeStep]:
         for shard in self.shards:
             yield from shard.steps

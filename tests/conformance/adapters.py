@@ -215,8 +215,9 @@ def disturb(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     moved = 0
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
+        for name, parameter in model.named_parameters():
+            # AdaLoRA's rank is trainable on a half-precision base, by accident, and is not saved.
+            if parameter.requires_grad and ".ranknum." not in name:
                 size = max(float(parameter.double().square().mean().sqrt()), 0.1)
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.add_((0.3 * size * noise).to(parameter.dtype))

@@ -162,9 +162,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "vit": Architecture(
         "ViTConfig",
         {**_VIT, "image_size": 16, "patch_size": 4, "num_channels": 3},
-        ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
-        ("intermediate.dense", "output.dense"),
-        ("query", "value"),
+        (*_ATTENTION, "fc1", "fc2"),
+        ("fc1", "fc2"),
+        ("q_proj", "v_proj"),
         ("layernorm_before",),
         convolutions=("projection",),
     ),

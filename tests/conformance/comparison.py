@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from helpers.files import stored_tensors
 from helpers.models import is_nearest
 
-UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8 / 2, torch.float16: 2.0**-11 / 2}
+SMALLEST = 2.0**-24  # of float16
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -104,10 +104,11 @@ def check_parameters(merged: nn.Module, base: nn.Module, exact: Mapping[str, Ten
             continue
         changed.add(name)
         assert number.shape == value.shape, name
-        largest = value.abs().amax(-1, keepdim=True)
+        largest = _largest(value)
         if name in before and before[name].shape == value.shape:
-            largest = torch.maximum(largest, before[name].double().abs().amax(-1, keepdim=True))
-        allowed = value.abs() * UNIT[number.dtype] * 1.001 + largest * 2.0**-24 * rounding.noise
+            largest = torch.maximum(largest, _largest(before[name].double()))
+        half_unit = (value.abs() * torch.finfo(number.dtype).eps).clamp_min(SMALLEST) / 2
+        allowed = half_unit * 1.001 + largest * 2.0**-24 * rounding.noise
         worst = float(((number.double() - value).abs() / allowed.clamp_min(1e-30)).max())
         assert worst <= 1.0, f"{name} is off by {worst:.3g} of what is allowed"
         if number.dtype != torch.float32:
@@ -116,6 +117,12 @@ def check_parameters(merged: nn.Module, base: nn.Module, exact: Mapping[str, Ten
     spare = 4 if elements < 1_000_000 else 0
     assert second_nearest <= (1 - rounding.nearest) * elements + spare, f"{second_nearest} of {elements} are not nearest"
     return changed
+
+
+def _largest(value: Tensor) -> Tensor:
+    """Of every row, or of a whole vector."""
+    dimensions = tuple(range(1, value.dim())) or (0,)
+    return value.abs().amax(dimensions, keepdim=True)
 
 
 def check_files(merged: Path, base: Path, changed: int, *, added: frozenset[str] = frozenset()) -> None:
@@ -144,3 +151,19 @@ def count_changed(merged: nn.Module, base: nn.Module) -> int:
 def error(found: Tensor, expected: Tensor) -> float:
     """‖found − expected‖ / ‖expected‖"""
     return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+TEXTS = ["the query word in a model", "fever cough and pain without diabetes", "left hand or right foot", "text"]
+
+
+def outputs(model: Any, architecture: str) -> Tensor:
+    """What a transformers model or a Sentence Transformers one (of any class) makes of the same inputs."""
+    with torch.no_grad():
+        if not hasattr(model, "preprocess"):
+            return model(**inputs(architecture))[0]
+        found = model(model.preprocess([(text, TEXTS[0]) for text in TEXTS] if is_pairwise(model) else TEXTS))
+    return found["scores"] if is_pairwise(model) else found["sentence_embedding"].to_dense()
+
+
+def is_pairwise(model: Any) -> bool:
+    return type(model).__name__ == "CrossEncoder"

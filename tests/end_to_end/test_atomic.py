@@ -129,8 +129,8 @@ def test_killed_at_any_moment(adapter: Path, complete: dict[str, str], tmp_path:
             # the next run removes what this one left: there is never more than one
             assert len(working_directories(parent)) <= 1
 
-    assert seen["absent"] >= 5
-    assert seen["left"] >= 5
+    assert seen["absent"] >= 2
+    assert seen["left"] >= 2
     assert end(start("merge", adapter, output)) == 0
     assert files(output) == complete
     check_only(parent, output)
@@ -320,6 +320,22 @@ def test_leftovers_do_not_keep_the_disk_full(small_disk: Path, tmp_path: Path) -
 
     assert run.code == 0, run.err
     check_only(small_disk, small_disk / "out")
+
+
+def test_output_is_a_link_to_another_disk(small_disk: Path, tmp_path: Path) -> None:
+    """What the link names is replaced, on its own disk; the link stays."""
+    base = write_large(tmp_path / "base", 1, 512)
+    adapter = write_lora(tmp_path / "adapter", base, 1, 512)
+    (small_disk / "real").mkdir()
+    (tmp_path / "out").symlink_to(small_disk / "real")
+
+    for options in ([], ["--overwrite"]):
+        run = cli("merge", adapter, tmp_path / "out", *options)
+        assert run.code == 0, run.err
+        assert (tmp_path / "out").is_symlink()
+        assert (small_disk / "real" / "model.safetensors").is_file()
+        check_only(small_disk, small_disk / "real")
+        assert working_directories(tmp_path) == []
 
 
 # Memory

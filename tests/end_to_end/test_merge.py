@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers import models
+from helpers import handmade, models
 from helpers.files import edit_json, raw_tensors, snapshot, stored_tensors, write_json
 from helpers.merging import check_exact, check_structure, check_untouched, cli, merged, merged_once, weights
 from helpers.models import (
@@ -257,7 +257,8 @@ def test_head_in_the_base_only() -> None:
     }
     assert any(name.startswith("cls.") for name in before)
     truth = exact_parameters(base, adapter)
-    exact = {f"bert.{name}": truth.parameters[name] for name in truth.changed}
+    exact = {f"bert.{name}": truth.parameters[name] for name in truth.changed if f"bert.{name}" in before}
+    assert exact.keys() == changed
     check_exact(output, models.Adapted(exact, frozenset(exact)))
 
 
@@ -493,6 +494,57 @@ def test_pickled_base_and_adapter(shards: int) -> None:
     assert stored_tensors(output) == stored_tensors(usual)
     assert len(list(output.glob("model*.safetensors"))) == shards
     assert (output / "model.safetensors.index.json").exists() == (shards > 1)
+
+
+def test_linked_files_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    """Every file of a snapshot is a link into a folder of blobs; the output holds files."""
+    base, adapter = adapter_of("bert")
+    usual = merged_once(adapter)
+    for folder in (base, adapter):
+        snapshot_folder = tmp_path / "snapshots" / folder.name
+        for number, file in enumerate(path for path in folder.rglob("*") if path.is_file()):
+            blob, link = tmp_path / "blobs" / f"{folder.name}-{number}", snapshot_folder / file.relative_to(folder)
+            for path in (blob, link):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, blob)
+            link.symlink_to(blob)
+
+    output = merged(tmp_path / "snapshots" / adapter.name, "--base", tmp_path / "snapshots" / base.name)
+
+    assert not any(path.is_symlink() for path in output.rglob("*"))
+    assert stored_tensors(output) == stored_tensors(usual)
+    assert files_besides_weights(output) == files_besides_weights(usual)
+
+
+def test_two_transformers_behind_a_router(tmp_path: Path) -> None:
+    """The same names in two folders, an adapter for each of them."""
+    sides = ("query_0_Transformer", "document_0_Transformer")
+    for seed, side in enumerate(sides):
+        tensors = handmade.random_tensors(handmade.bert_shapes(), seed=seed)
+        handmade.write_base(tmp_path / "base" / side, tensors=tensors)
+        lora = handmade.lora_tensors(handmade.attention_modules(), handmade.bert_shapes(), seed=10 + seed)
+        handmade.write_adapter(tmp_path / "adapter" / side, tmp_path / "base", tensors=lora)
+    for folder in (tmp_path / "base", tmp_path / "adapter"):
+        write_json(folder / "modules.json", [{"path": "", "type": "sentence_transformers.models.Router"}])
+        types = dict.fromkeys(sides, "sentence_transformers.models.Transformer")
+        write_json(folder / "router_config.json", {"types": types, "structure": {"query": [sides[0]]}})
+
+    output = merged(tmp_path / "adapter")
+
+    for side in sides:
+        before, after = load_file(tmp_path / "base" / side / "model.safetensors"), weights(output / side)
+        lora = load_file(tmp_path / "adapter" / side / "adapter_model.safetensors")
+        for name, value in after.items():
+            module = name.removesuffix(".weight")
+            delta = torch.zeros_like(value, dtype=torch.float64)
+            if f"base_model.model.{module}.lora_A.weight" in lora and name.endswith(".weight"):
+                a, b = (lora[f"base_model.model.{module}.lora_{s}.weight"].double() for s in "AB")
+                delta = 2 * b @ a
+            torch.testing.assert_close(value.double(), before[name].double() + delta, rtol=1e-5, atol=1e-6)
+    manifest = json.loads((output / "ingraft.json").read_text())
+    assert len(manifest["tensors"]) == 8
+    assert len(manifest["base"]["files"]) == 2
+    assert list(output.rglob("adapter_*")) == []
 
 
 def test_other_copies_of_the_base_are_left_behind() -> None:

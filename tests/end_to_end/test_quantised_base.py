@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from helpers.files import snapshot, stored_tensors
+from helpers.handmade import change_tensors
 from helpers.models import (
     ARCHITECTURES,
     TARGETS,
@@ -43,7 +44,7 @@ from helpers.models import (
 from ingraft.base_precision import dequantised_weights
 from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
-from ingraft.pipeline import merge
+from ingraft.pipeline import merge, verify
 from ingraft.plan import plan_merge
 from ingraft.verification.weights import verify_weights
 
@@ -402,6 +403,33 @@ def test_a_sentence_transformers_model_over_a_packed_base(tmp_path: Path, capsys
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     found = torch.tensor(json.loads(run.stdout.splitlines()[-1]))
     torch.testing.assert_close(found, trained, atol=2e-6, rtol=0)
+
+
+def test_verify_compares_with_the_choice_that_was_merged(tmp_path: Path) -> None:
+    """Weights and embeddings, against base + adapter where the base is dequantised."""
+    original = sentence_base("bert")
+    adapter = saying(sentence_adapter(original, lora_config("bert")), "nf4-double")
+    merged = merge(adapter, tmp_path / "merged", base=original, base_precision="dequantized").output
+    right = verify(merged, adapter, base=original, base_precision="dequantized")
+    assert right.passed
+    assert {"probes", "files"} < {check.name for check in right.checks}
+    assert len(right.checks) > 6  # embeddings too
+
+
+def test_verify_knows_a_base_of_several_dtypes(tmp_path: Path) -> None:
+    """Norms in float32 beside dequantised layers in bfloat16: each tensor keeps its own, and verify expects that."""
+    original = sentence_base("bert", "bfloat16")
+    base = copy_of(original)
+    quantised(original, "nf4", bnb_4bit_compute_dtype="bfloat16").save_pretrained(base)
+    tensors = load_file(base / "model.safetensors")
+    norms = {name: value.float() for name, value in tensors.items() if "LayerNorm" in name}
+    change_tensors(base / "model.safetensors", norms)
+    adapter = sentence_adapter(original, lora_config("bert"))
+    merged = merge(adapter, tmp_path / "merged", base=base, base_precision="dequantized").output
+    dtypes = {name: dtype for name, (dtype, _, _) in stored_tensors(merged).items()}
+    assert set(dtypes.values()) == {"F32", "BF16"}
+    assert {name for name, dtype in dtypes.items() if dtype == "F32"} == set(norms)
+    assert verify(merged, adapter, base=base, base_precision="dequantized").passed
 
 
 @silent()

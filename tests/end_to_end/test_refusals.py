@@ -697,6 +697,15 @@ def test_unreadable_file_in_the_base(
     assert "Permission denied" in reason
 
 
+def test_stdout_stays_empty_for_programs(tmp_path: Path, adapter: Path) -> None:
+    (adapter / CONFIG).write_text("{}")
+
+    run = cli("merge", adapter, tmp_path / "out", "--format", "json")
+
+    check_refusal(run)
+    assert run.out == ""
+
+
 @pytest.mark.parametrize("options", [["--dtype", "int8"], ["--workers", "0"], ["--format", "xml"], ["--bogus"]])
 def test_unusable_command_line(options: list[str], tmp_path: Path, adapter: Path) -> None:
     before = snapshot(tmp_path)

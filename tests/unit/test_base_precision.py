@@ -278,6 +278,16 @@ def test_only_bitsandbytes_can_be_undone(tmp_path: Path) -> None:
         plan_merge(write_adapter(tmp_path / "adapter", base), base_precision="dequantized")
 
 
+@pytest.mark.parametrize("choice", [None, "original", "dequantized"])
+def test_a_base_that_another_method_has_packed(tmp_path: Path, choice: Any) -> None:
+    """Its weights have other names, so that the adapter would seem to fit nothing."""
+    base = write_base(tmp_path / "base", config={"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    codes = torch.zeros(2, 16, dtype=torch.int32)
+    change_tensors(base / "model.safetensors", {f"{QUERY}.weight": None, f"{QUERY}.qweight": codes})
+    with pytest.raises(UnusableInput, match="quantised with gptq; only what bitsandbytes"):
+        plan_merge(write_adapter(tmp_path / "adapter", base), base_precision=choice)
+
+
 def test_only_bitsandbytes_can_be_done_again(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     adapter = write_adapter(tmp_path / "adapter", base, quantization_config={"quant_method": "gptq", "bits": 4})

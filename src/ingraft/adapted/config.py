@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ingraft.adapted.quiet import quiet
 from ingraft.adapter import Adapter
 from ingraft.errors import UnusableInput
 
@@ -54,7 +55,8 @@ def peft_config(
         is_feedforward = _feedforward_rule(raw["feedforward_modules"])
         values["feedforward_modules"] = sorted(live for name, live in modules.items() if is_feedforward(name))
     try:
-        return config_class(**values)
+        with quiet():
+            return config_class(**values)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnusableInput(f"{adapter.folder / 'adapter_config.json'}: peft does not take it: {reason}") from None

@@ -25,6 +25,7 @@ from ingraft.errors import UnusableInput
 BasePrecision = Literal["original", "dequantized"]
 
 _ASSUMED: Settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+_PACKED_BY_OTHERS = (".qweight", ".weight_packed", ".qzeros")  # GPTQ, AWQ, compressed-tensors
 _PACKED_NAME = re.compile(r"(?<![a-z])(bnb|bitsandbytes|nf4|fp4|int8|[48]-?bit)(?![a-z])", re.IGNORECASE)
 
 
@@ -62,13 +63,14 @@ def at_precision(
         if choice != "dequantized":
             raise _packed(model, adapter, choice)
         return _from_packed(model, dtype)
+    method = quantisation_of(model)
+    if method and (choice == "dequantized" or any(info.name.endswith(_PACKED_BY_OTHERS) for info in model.checkpoint)):
+        raise UnusableInput(
+            f"The base model {model.name} is quantised with {method}; only what bitsandbytes has packed can be "
+            "dequantised.",
+            hint="Pass the model in its original precision with --base.",
+        )
     if choice == "dequantized":
-        if quantisation_of(model):
-            raise UnusableInput(
-                f"The base model {model.name} is quantised with {quantisation_of(model)}; only what bitsandbytes has "
-                "packed can be dequantised.",
-                hint="Pass the model in its original precision with --base.",
-            )
         return _from_original(model, adapter, weights, dtype, trust_remote_code)
     if choice == "original":
         return ChosenBase(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ingraft.cli.config_options import options_of
 from ingraft.cli.merge import Format
-from ingraft.demo.steps import DemoConfig
+from ingraft.demo.config import DemoConfig
 
 
 @options_of(DemoConfig)

@@ -89,13 +89,15 @@ def diagnosis_data(
 
     # A text that is searched or found in the test must not be trained on, whichever code it stands at.
     unseen = {text.casefold() for term in searched for text in (term, *titles_of[term])}
-    candidates = [
-        (term, diagnosis.title)
-        for diagnosis in named
-        if diagnosis.category not in test and diagnosis.title.casefold() not in unseen
-        for term in diagnosis.terms
-        if term.casefold() not in unseen
-    ]
+    candidates = list(
+        dict.fromkeys(
+            (term, diagnosis.title)
+            for diagnosis in named
+            if diagnosis.category not in test and diagnosis.title.casefold() not in unseen
+            for term in diagnosis.terms
+            if term.casefold() not in unseen
+        )
+    )
     if pairs > len(candidates):
         raise UnusableInput(
             f"ICD-10-CM has {len(candidates):,} pairs outside the held-out categories, not {pairs:,}.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ingraft.demo.config import DemoConfig
 from ingraft.demo.data import DemoData, catalogue, diagnosis_data, model_directory
 from ingraft.errors import CheckFailed
 from ingraft.publish import check_output
@@ -31,23 +32,6 @@ MODEL = "all-MiniLM-L6-v2"
 LEARNING_RATE = 2e-3
 BATCH_SIZE = 64
 EPOCHS = 2
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Where the demo works, and on how much."""
-
-    output: Path = Path("ingraft-demo")
-    """Directory for the base model's copy, the data, the adapter and the merged model."""
-
-    pairs: int = 1_500
-    """Pairs to train on: an inclusion term of ICD-10-CM and the title of its code."""
-
-    seed: int = 0
-    """Seed of the data's split and of the training."""
-
-    overwrite: bool = False
-    """Replace what an earlier demo left in the output directory."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load_part
 NUMBERS: Mapping[str, torch.dtype] = {
     **DTYPES, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
 }  # fmt: skip
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

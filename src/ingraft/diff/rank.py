@@ -16,6 +16,7 @@ sides may have been rounded. Integers are not rounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -111,7 +112,7 @@ def _rounding_norm(blocks: Blocks, shape: tuple[int, int], units: tuple[float, f
         variance = (a * units[0]).square_().add_((b * units[1]).square_()).div_(3)
         columns += variance.sum(0)
         largest_row = max(largest_row, float(variance.sum(1).max()))
-    return _MARGIN * (largest_row**0.5 + float(columns.max()) ** 0.5)
+    return _MARGIN * (math.sqrt(largest_row) + math.sqrt(float(columns.max())))
 
 
 def _singular_values(blocks: Blocks, shape: tuple[int, int], count: int) -> Tensor:
@@ -120,7 +121,8 @@ def _singular_values(blocks: Blocks, shape: tuple[int, int], count: int) -> Tens
     triangle = torch.empty(0, directions.shape[1], dtype=torch.float64)
     for a, b in blocks():
         triangle = torch.linalg.qr(torch.cat([triangle, (b - a) @ directions]), mode="r").R
-    return torch.linalg.svdvals(triangle)
+    values: Tensor = torch.linalg.svdvals(triangle)
+    return values
 
 
 def _directions(blocks: Blocks, shape: tuple[int, int], count: int) -> Tensor:
@@ -136,4 +138,5 @@ def _directions(blocks: Blocks, shape: tuple[int, int], count: int) -> Tensor:
     for a, b in blocks():
         difference = b - a
         again += difference.T @ (difference @ directions)
-    return torch.linalg.qr(again).Q
+    found: Tensor = torch.linalg.qr(again).Q
+    return found

@@ -60,9 +60,7 @@ def _json_detail(a: Path, b: Path) -> str:
         return ""
     if before == after:
         return "the same values, written differently"
-    keys = [
-        key for key in {**before, **after} if before.get(key, _NOTHING) != after.get(key, _NOTHING)
-    ]
+    keys = [key for key in {**before, **after} if before.get(key, _NOTHING) != after.get(key, _NOTHING)]
     shown = [f"{key} {_short(before, key)} → {_short(after, key)}" for key in keys[:3]]
     return ", ".join(shown) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 

@@ -12,6 +12,9 @@ from ingraft.hub import local_directory
 from ingraft.layout import read_layout
 
 
+_WEIGHTS = (".safetensors", "pytorch_model.bin")
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """One side of a comparison.
@@ -31,24 +34,19 @@ class StoredModel:
 def open_model(path: str | Path) -> StoredModel:
     """Read the headers of all weights in `path`, a directory or a Hub id. Raises UnusableInput where there are none."""
     root = local_directory(path, role="model")
-    tensors: dict[str, TensorInfo] = {}
-    weights: dict[str, list[str]] = {}
     files = {file.relative_to(root).as_posix(): file for file in _files(root)}
-    converted: set[Path] = set()
-    for prefix, found in _weight_files(root, files):
-        for file, infos in found.items():
-            names = weights.setdefault(file.relative_to(root).as_posix(), [])
-            converted.add(file)
-            for info in infos:
-                tensors[prefix + info.name] = info
-                names.append(prefix + info.name)
+    tensors: dict[str, TensorInfo] = {}
+    weights: dict[str, tuple[str, ...]] = {}
+    for prefix, file, infos in _weight_files(root, files):
+        tensors |= {prefix + info.name: info for info in infos}
+        weights[file.relative_to(root).as_posix()] = tuple(prefix + info.name for info in infos)
     if not tensors:
+        below = sorted({Path(name).parent.as_posix() for name in files if name.endswith(_WEIGHTS)})
         raise UnusableInput(
             f"{root} holds no weights: no model.safetensors, no pytorch_model.bin, no other safetensors file.",
-            hint="Name the directory of a model or of an adapter.",
+            hint=f"It holds models in: {', '.join(below[:4])}" if below else "Name a model's directory.",
         )
-    others = {name: file for name, file in files.items() if file not in converted}
-    return StoredModel(root, tensors, {file: tuple(names) for file, names in weights.items()}, others)
+    return StoredModel(root, tensors, weights, {name: file for name, file in files.items() if name not in weights})
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -61,21 +59,21 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _weight_files(
-    root: Path, files: Mapping[str, Path]
-) -> Iterator[tuple[str, Mapping[Path, tuple[TensorInfo, ...]]]]:
-    """(prefix of the names, file → its tensors): checkpoints as they would be loaded, then safetensors of any name."""
-    transformer = read_layout(root).transformer_folder
+def _weight_files(root: Path, files: Mapping[str, Path]) -> Iterator[tuple[str, Path, tuple[TensorInfo, ...]]]:
+    """(prefix of the names, file, its tensors): each module's checkpoint as it would be loaded, then safetensors of
+    any other name at the root, such as an adapter's."""
+    layout = read_layout(root)
     taken: set[Path] = set()
-    for folder in sorted({root, *(file.parent for file in files.values())}):
+    for folder in dict.fromkeys([layout.transformer_folder, root, *(root / path for path in layout.paths)]):
         if find_weights(folder) is None:
             continue
-        shards = {shard.path: shard.tensors for shard in open_checkpoint(folder).shards}
-        taken.update(shards)
-        yield "" if folder == transformer else _prefix(folder.relative_to(root)), shards
+        prefix = "" if folder == layout.transformer_folder else _prefix(folder.relative_to(root))
+        for shard in open_checkpoint(folder).shards:
+            taken.add(shard.path)
+            yield prefix, shard.path, shard.tensors
     for name, file in files.items():
-        if file.suffix == ".safetensors" and file not in taken:
-            yield _prefix(Path(name)), {file: read_header(file).tensors}
+        if "/" not in name and file.suffix == ".safetensors" and file not in taken:
+            yield _prefix(Path(name)), file, read_header(file).tensors
 
 
 def _prefix(path: Path) -> str:

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from ingraft.training.config import TrainingConfig
-from ingraft.training.evaluation import RetrievalTask, SimilarityTask, evaluate
-from ingraft.training.facts import TrainingResult
-from ingraft.training.run import train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingraft.training.config import TrainingConfig
+    from ingraft.training.evaluation import RetrievalTask, SimilarityTask, evaluate
+    from ingraft.training.facts import TrainingResult
+    from ingraft.training.run import train
 
 __all__ = ["RetrievalTask", "SimilarityTask", "TrainingConfig", "TrainingResult", "evaluate", "train"]
+
+_HOME = {
+    "RetrievalTask": "evaluation",
+    "SimilarityTask": "evaluation",
+    "TrainingConfig": "config",
+    "TrainingResult": "facts",
+    "evaluate": "evaluation",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for: the command line needs the config alone to print its help."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

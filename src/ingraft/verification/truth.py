@@ -54,13 +54,14 @@ class Truth:
             return base + self._added(edit, x)
         rows = slice(*edit.rows)
         with self._lock:
-            _, forward = self._layer(edit)
+            layer, forward = self._layer(edit)
+            x = x.to(layer.weight.dtype)
             if edit.kind == "embedding":
                 pieces = [forward(ids) @ x for ids in torch.split(torch.arange(edit.shape[0]), 8192)]
-                return torch.cat(pieces)[rows]
+                return torch.cat(pieces)[rows].float()
             inputs = torch.stack([x, torch.zeros_like(x)])
             both = forward(inputs)
-        return (both[0] - both[1])[rows]
+        return (both[0] - both[1])[rows].float()
 
     def bias(self, edit: Edit, base: Tensor) -> Tensor:
         """The adapted layer's bias, its answer to nothing, at the rows of `edit`; `base` is the base's bias there."""
@@ -71,7 +72,7 @@ class Truth:
         with self._lock:
             layer, forward = self._layer(edit)
             width = layer.weight.shape[0] if edit.kind == "conv1d" else layer.weight[0].numel()
-            return forward(torch.zeros(1, width))[0][rows]
+            return forward(torch.zeros(1, width, dtype=layer.weight.dtype))[0][rows].float()
 
     def _added(self, edit: Edit, x: Tensor) -> Tensor:
         """s·B·(A·x): what LoRA's branch adds."""
@@ -112,10 +113,9 @@ class Truth:
     @cached_property
     def _live(self) -> Any:
         """The whole adapted model, for methods that need all of it."""
-        from ingraft.adapted import load_adapted
+        from ingraft.adapted.exact import load_exact
 
-        plan = self._plan
-        return load_adapted(plan.adapter.root, plan.base.root, trust_remote_code=plan.trust_remote_code)[0].model
+        return load_exact(self._plan)
 
     @cached_property
     def _edits(self) -> dict[tuple[str, str], list[tuple[MergeStep, Edit]]]:

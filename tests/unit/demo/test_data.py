@@ -77,6 +77,7 @@ def test_the_real_catalogue() -> None:
     data = diagnosis_data(diagnoses, pairs=3000, seed=0)
     assert (len(data.pairs), len(data.queries), len(data.corpus)) == (3000, 1000, 4000)
     assert set(data.pairs) <= terms
+    assert len(set(data.pairs)) == 3000  # some terms stand at more than one code of the same title
 
 
 def test_the_models_directory_needs_no_import() -> None:

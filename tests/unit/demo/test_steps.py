@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ingraft.demo import steps
+from ingraft.demo.config import DemoConfig
 from ingraft.demo.data import DemoData, Diagnosis
-from ingraft.demo.steps import Command, DemoConfig, run_demo
+from ingraft.demo.steps import Command, run_demo
 from ingraft.errors import UnusableInput
 from ingraft.pipeline import MergeResult
 from ingraft.training.facts import Evaluated

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ingraft.cli.config_options import options_of
 from ingraft.cli.merge import Format
-from ingraft.demo.steps import DemoConfig
+from ingraft.demo.config import DemoConfig
 from ingraft.errors import UnusableInput
 from ingraft.training.config import TrainingConfig, check_settings, command_line, field_docs
 
