@@ -102,3 +102,9 @@ def quantisation_of(base: BaseModel) -> str | None:
     if quantization.get("load_in_4bit") or quantization.get("_load_in_4bit"):
         return f"{method} (4-bit)"
     return f"{method} (8-bit)" if quantization.get("load_in_8bit") or quantization.get("_load_in_8bit") else method
+
+
+def vocabulary_sizes(base: BaseModel) -> set[int]:
+    """How many rows token embeddings and the heads over tokens have, in the model and in the models within it."""
+    parts = [base.config, *(part for part in base.config.values() if isinstance(part, dict))]
+    return {part["vocab_size"] for part in parts if isinstance(part.get("vocab_size"), int)}

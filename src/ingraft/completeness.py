@@ -75,23 +75,30 @@ def _with_numbers(module: str, numbers: tuple[str, ...]) -> str:
 
 
 def is_targeted(config: Mapping[str, Any], module: str) -> bool:
-    """PEFT's own rule (`check_target_module_exists`): target_modules, exclude_modules, layers_to_transform."""
+    """PEFT's own rule (`check_target_module_exists`), by the config's names, patterns and layer numbers."""
     excluded = config.get("exclude_modules")
     if excluded and _matches(excluded, module):
+        return False
+    if any(_matches(rf"(^|.*\.){name}($|\..*)", module) for name in config.get("modules_to_save") or []):
         return False
     targets = config.get("target_modules")
     if not targets or targets == "all-linear" or not _matches(targets, module):
         return False
     layers = config.get("layers_to_transform")
-    if layers is None or isinstance(targets, str):
+    if layers is None or layers == [] or isinstance(targets, str) or module in targets:
         return True
-    wanted = [layers] if isinstance(layers, int) else list(layers)
-    patterns = config.get("layers_pattern") or []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns or [r"[^\.]*"]:
-        found = re.match(rf".*\.{pattern}\.(\d+)\.", module)
-        if found:
-            return int(found.group(1)) in wanted
-    return False
+    number = _layer_number(config.get("layers_pattern"), module)
+    return number is not None and number in (layers if isinstance(layers, list) else [layers])
+
+
+def _layer_number(patterns: Any, module: str) -> int | None:
+    """The first number in the module's name that follows one of the patterns (none: any part but the first)."""
+    if patterns:
+        named = [patterns] if isinstance(patterns, str) else patterns
+        found = [re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module) for pattern in named]
+    else:
+        found = [re.match(r".*?\.[^.]*\.(\d+)\.", module)]
+    return next((int(match.group(1)) for match in found if match), None)
 
 
 def _matches(names: Any, module: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ingraft.errors import UnusableInput
@@ -29,6 +29,8 @@ def read_json(path: Path) -> Any:
         raise UnusableInput(f"{path} is nested too deeply to be read.") from None
     except json.JSONDecodeError as error:
         raise UnusableInput(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise UnusableInput(f"{path} holds a number of too many digits.") from None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def inside(folder: Path, name: str, *, named_by: Path) -> Path:
     Symbolic links are not followed for this: the Hub's cache consists of them.
     """
     parts = PurePosixPath(name.replace("\\", "/"))
-    if not isinstance(name, str) or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[:1]:
+    if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
         raise UnusableInput(f"{named_by} names {name!r}, which lies outside {folder}.")
     return folder / parts
 
@@ -88,7 +90,17 @@ def available_memory() -> int | None:
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
-            limits.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            limits.append(int(limit) - used + _page_cache(Path("/sys/fs/cgroup/memory.stat")))
     except (OSError, ValueError):
         pass
     return min(limits) if limits else None
+
+
+def _page_cache(statistics: Path) -> int:
+    """Bytes of cached files, which count as used by the cgroup and are given back on demand."""
+    try:
+        lines = [line.split() for line in statistics.read_text().splitlines()]
+    except OSError:
+        return 0
+    return sum(int(words[1]) for words in lines if words[0] in ("active_file", "inactive_file"))

@@ -6,8 +6,8 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ SCHEMA = 1
 _LIBRARIES = ("ingraft", "torch", "safetensors", "peft", "transformers", "sentence-transformers", "bitsandbytes")
 
 
-def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | None, *, workers: int = 2) -> None:
-    """Write the manifest of the finished merge in `folder`; `report` is None when the proof was switched off."""
-    inputs = sorted({*plan.base.weights, *plan.adapter.weights, plan.adapter.root / "adapter_config.json"})
+def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | None, hashes: FileHashes) -> None:
+    """Write the manifest of the finished merge in `folder`; `report` is None when the proof was switched off.
+
+    Without a proof the weights of base and output are not hashed either: `null` stands for their hashes.
+    """
+    inputs = {*plan.base.weights, *plan.adapter.weights}
     outputs = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = hash_files([path for path in [*inputs, *outputs] if path.is_file()], workers=workers)
+    unread = set() if report else {*plan.base.weights, *(folder / shard.file for shard in plan.shards)}
+    hashes.start(path for path in [*sorted(inputs), *outputs] if path not in unread)
     manifest = {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -35,7 +39,7 @@ def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | N
         "method": plan.method,
         "route": plan.route,
         "tensors": [_tensor(step) for step in plan.steps() if step.action != "copy"],
-        "files": {str(path.relative_to(folder).as_posix()): hashes[path] for path in outputs},
+        "files": {str(path.relative_to(folder).as_posix()): hashes.get(path) for path in outputs},
         "verification": report.to_dict() if report else None,
     }
     (folder / FILE).write_text(to_json(manifest), encoding="utf-8")
@@ -52,23 +56,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hash_files(paths: Sequence[Path], *, workers: int) -> dict[Path, str]:
-    """sha256 of each file, in hexadecimal."""
-    with ThreadPoolExecutor(workers) as pool:
-        return dict(zip(paths, pool.map(_sha256, paths), strict=True))
+class FileHashes:
+    """sha256 of files in hexadecimal, computed on threads of its own while the merge goes on. Leaving it stops them."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="sha256")
+        self._jobs: dict[Path, Future[str]] = {}
+        self._stopped = False
+
+    def __enter__(self) -> FileHashes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def start(self, paths: Iterable[Path]) -> None:
+        """Begin with `paths`; those that were given before are not read again."""
+        for path in paths:
+            if path not in self._jobs:
+                self._jobs[path] = self._pool.submit(self._sha256, path)
+
+    def get(self, path: Path) -> str | None:
+        """The hash of `path`, waited for; None if it was never started."""
+        return self._jobs[path].result() if path in self._jobs else None
+
+    def _sha256(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            buffer = bytearray(1 << 20)
+            while (count := file.readinto(buffer)) and not self._stopped:
+                digest.update(memoryview(buffer)[:count])
+        return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        buffer = bytearray(1 << 22)
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-    return digest.hexdigest()
-
-
-def _source(source: Source, root: Path, hashes: Mapping[Path, str]) -> dict[str, Any]:
-    files = {os.path.relpath(path, root): hashes[path] for path in source.weights}
+def _source(source: Source, root: Path, hashes: FileHashes) -> dict[str, Any]:
+    files = {os.path.relpath(path, root): hashes.get(path) for path in source.weights}
     return {"name": source.name, **source.details, "files": files}
 
 

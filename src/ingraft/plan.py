@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
-from ingraft.base_model import BaseModel, open_base
+from ingraft.base_model import BaseModel, open_base, quantisation_of, vocabulary_sizes
 from ingraft.base_precision import BasePrecision, Dequantised, at_precision
 from ingraft.completeness import check_layers_covered, with_configured_modules
 from ingraft.config_files import TORCH_NAMES, config_changes, index_file
@@ -127,7 +127,7 @@ def _plan_one(
     model = chosen.model
     tensors, names = _find_names(adapter, grouped, model, method, trust_remote_code)
     edits = place_targets(adapter, method, tensors, names, TORCH_NAMES.get(model.checkpoint.dtype, "float32"))
-    replaced, absent = place_saved(adapter, tensors.saved, names)
+    replaced, absent = place_saved(adapter, tensors.saved, names, vocabulary_sizes(model))
     check_layers_covered(adapter, model.checkpoint, tensors, names)
     added = _added(adapter, absent)
     _check_all_used(adapter, [*edits, *replaced], added)
@@ -178,6 +178,12 @@ def _nothing_fits(adapter: Adapter, tensors: AdapterTensors, model: BaseModel, m
     modules = [name.removesuffix(".weight") for name in model.checkpoint.tensors]
     named = adapter.config.base_model
     other = f" The adapter names the base {named}." if named and named != model.name else ""
+    packed = quantisation_of(model)
+    if packed:
+        return UnusableInput(
+            f"The base model {model.name} is quantised with {packed}: {first} has no plain weight in it.{other}",
+            hint="Pass the model in its original precision with --base.",
+        )
     return UnusableInput(
         f"{lost} of {len(adapter.tensors)} adapter tensors fit nothing in the base: "
         f"{first} has no weight in {model.name}{nearest(first, modules)}.{other}",
@@ -200,7 +206,8 @@ def _added(adapter: Adapter, absent: Sequence[SavedParameter]) -> tuple[SavedPar
 
 def _check_all_used(adapter: Adapter, placed: Sequence[PlacedEdit], added: Sequence[SavedParameter]) -> None:
     """Total accounting: every tensor of the adapter file goes into a step, or nothing is merged."""
-    used = {info.name for item in placed for info in item.edit.inputs.values()} | {saved.key for saved in added}
+    used = {info.name for item in placed for info in item.edit.inputs.values()}
+    used |= {info.name for saved in added for info in saved.inputs.values()}
     unused = sorted(set(adapter.tensors) - used)
     if unused:
         raise UnusableInput(

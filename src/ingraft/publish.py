@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ingraft.errors import UnusableInput
 from ingraft.files import available_memory, free_bytes, human_bytes
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MARK = ".ingraft-"
 
@@ -25,6 +32,16 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
             f"{output} is a file; expected a directory for the merged model.", hint="Name another output."
         )
     resolved = output.resolve()
+    if resolved in (here := Path.cwd()).parents or resolved == here:
+        raise UnusableInput(
+            f"{output} is or holds the directory that you are in, which would be replaced.",
+            hint="Name a new directory, for example: merged",
+        )
+    if resolved.is_dir() and os.path.ismount(resolved):
+        raise UnusableInput(
+            f"{output} is where a disk is mounted, so it cannot be replaced.",
+            hint=f"Name a directory in it, for example: {output / 'merged'}",
+        )
     for source in inputs:
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
@@ -37,7 +54,7 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:
     """Raise UnusableInput when the disk or the memory cannot hold what the plan needs; the message has both numbers."""
-    free = free_bytes(output.parent)
+    free = free_bytes(output.resolve().parent)
     if disk > free:
         raise UnusableInput(
             f"The disk of {output} is too small: {human_bytes(disk)} are needed, {human_bytes(free)} are free.",
@@ -56,47 +73,113 @@ def published(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     A directory that was in the way is swapped out and removed after the swap. What a killed run left is removed first.
     """
-    parent = output.absolute().parent
+    target = output.resolve()
+    parent = target.parent
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    work = parent / f"{_MARK}{target.name}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        clean_up(output)
-        work = parent / f"{_MARK}{output.name}.{os.getpid()}.{secrets.token_hex(4)}"
-        work.mkdir()
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            clean_up(output)
+            work.mkdir()
+        except OSError as error:
+            raise UnusableInput(f"{parent} cannot be written: {error.strerror}.", hint="Name another output.") from None
+        with in_use(work):
+            yield work
+            make_durable(work)
+            put_in_place(work, target, overwrite=overwrite)
     except OSError as error:
-        raise UnusableInput(f"{parent} cannot be written: {error.strerror}.", hint="Name another output.") from None
-    try:
-        yield work
-        make_durable(work)
-        put_in_place(work, output, overwrite=overwrite)
-    except OSError as error:
-        if error.errno is None or (error.filename is not None and not str(error.filename).startswith(str(parent))):
+        # Of a file elsewhere (an input, a temporary one) the error itself says best what is wrong.
+        elsewhere = error.filename is not None and not {target, work} & {*_with_parents(error.filename)}
+        if error.errno is None or elsewhere:
             raise
         raise UnusableInput(f"Writing {output} failed: {error.strerror}. Nothing was published.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        for folder in created:
+            with suppress(OSError):  # not empty: the output is in it
+                folder.rmdir()
+
+
+def _with_parents(filename: object) -> tuple[Path, ...]:
+    path = Path(os.fsdecode(filename)) if isinstance(filename, (str, bytes, os.PathLike)) else Path()
+    return (path, *path.parents)
 
 
 def clean_up(output: Path) -> None:
-    """Remove working directories for `output` whose process is gone; put back an output that was being swapped."""
-    parent = output.absolute().parent
-    for left in sorted(parent.glob(f"{_MARK}{glob_escape(output.name)}.*")):
-        process = left.name.removeprefix(f"{_MARK}{output.name}.").split(".")[0]
-        if process.isdigit() and not _alive(int(process)):
-            if left.name.endswith(".old") and not output.exists():
-                left.rename(output)
-            else:
+    """Remove working directories for `output` that no run uses any more; put back an output that was being swapped."""
+    target = output.resolve()
+    left_by_a_run = re.compile(rf"{re.escape(_MARK + target.name)}\.(\d+)\.[0-9a-f]{{8}}(\.old)?")
+    try:
+        names = sorted(path.name for path in target.parent.iterdir())
+    except OSError:
+        return
+    for name in names:
+        found = left_by_a_run.fullmatch(name)
+        if found is None:
+            continue
+        left = target.parent / name
+        with _unused(left, int(found[1])) as unused:
+            if unused and found[2] and not target.exists():
+                left.rename(target)
+            elif unused:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def glob_escape(name: str) -> str:
-    import glob
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """While the block runs, `folder` is locked, under whatever name: other runs see that it is not a leftover.
 
-    return glob.escape(name)
+    The numbers of processes cannot tell that: in containers all runs have the same.
+    """
+    descriptor = _lock(folder, shared=True)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _unused(folder: Path, process: int) -> Iterator[bool]:
+    """Is no run using `folder`? Where nothing can be locked, that is told by the number of its process."""
+    try:
+        descriptor = _lock(folder, shared=False)
+    except BlockingIOError:
+        yield False
+        return
+    if descriptor is None:
+        yield process != os.getpid() and not _alive(process)
+        return
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, *, shared: bool) -> int | None:
+    """A descriptor that locks `folder`, or None where that cannot be done. BlockingIOError: another one has it."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return True
     if sys.platform == "win32":
         return True
     try:
@@ -106,6 +189,16 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@contextmanager
+def flushing(paths: Sequence[Path]) -> Iterator[None]:
+    """fsync `paths` on a thread of its own while the block runs; raises the disk's error when the block ends."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fsync") as pool:
+        jobs = [pool.submit(_fsync, path) for path in paths]
+        yield
+        for job in jobs:
+            job.result()
 
 
 def make_durable(folder: Path) -> None:
@@ -126,22 +219,23 @@ def _fsync(path: Path) -> None:
 
 
 def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
-    """Rename `work` to `output`; an old `output` is renamed away first and removed last."""
-    old: Path | None = None
-    target = output.resolve() if output.is_symlink() else output
-    if target.is_dir() and any(target.iterdir()):
-        if not overwrite:
-            raise UnusableInput(f"{output} is no longer empty; it was filled while the merge ran.")
-        old = work.with_name(f"{work.name}.old")
-        target.rename(old)
-    elif target.is_dir():
-        target.rmdir()
-    try:
-        work.rename(target)
-    except OSError:
-        if old is not None:
-            old.rename(target)
-        raise
-    _fsync(target.absolute().parent)
-    if old is not None:
+    """Rename `work` to `output`; an old `output` is renamed away first and removed last, an empty one is replaced."""
+    if not output.is_dir() or not any(output.iterdir()):
+        if sys.platform == "win32" and output.is_dir():  # where a rename replaces no directory
+            output.rmdir()
+        work.rename(output)
+        _fsync(output.parent)
+        return
+    if not overwrite:
+        raise UnusableInput(f"{output} is no longer empty; it was filled while the merge ran.")
+    old = work.with_name(f"{work.name}.old")
+    with in_use(output):
+        try:
+            output.rename(old)
+            work.rename(output)
+        except BaseException:
+            if old.exists() and not output.exists():
+                old.rename(output)
+            raise
+        _fsync(output.parent)
         shutil.rmtree(old, ignore_errors=True)

@@ -110,7 +110,7 @@ def _add(saved: SavedParameter, dtype: str) -> MergeStep:
         part="weight",
         kind="linear",
         formula=REPLACE,
-        inputs={"value": info},
+        inputs=saved.inputs,
         settings={},
         shape=(rows, info.elements // max(rows, 1)),
         elements=(0, info.elements),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -241,9 +241,12 @@ def _settings(adapter: Adapter, method: Method, target: Target, targets: Sequenc
 
 
 def place_saved(
-    adapter: Adapter, saved: Sequence[SavedParameter], names: Names
+    adapter: Adapter, saved: Sequence[SavedParameter], names: Names, vocabulary: Collection[int]
 ) -> tuple[tuple[PlacedEdit, ...], tuple[SavedParameter, ...]]:
-    """Edits that put whole parameters into the base, and the saved parameters that the base does not have."""
+    """Edits that put whole parameters into the base, and the saved parameters that the base does not have.
+
+    What has one row per token (`vocabulary`: sizes of the base's) may come with another number of rows.
+    """
     placed: list[PlacedEdit] = []
     absent: list[SavedParameter] = []
     for parameter in saved:
@@ -252,7 +255,8 @@ def place_saved(
             absent.append(parameter)
             continue
         info, shape = adapter.tensors[parameter.key], names.shapes[parameter.parameter]
-        grown = len(shape) == len(info.shape) and shape[1:] == info.shape[1:] and len(regions) == 1
+        by_token = len(info.shape) == len(shape) > 0 and shape[0] in vocabulary and info.shape[0] > 0
+        grown = by_token and shape[1:] == info.shape[1:] and len(regions) == 1
         if info.shape != shape and not grown:
             raise UnusableInput(
                 f"{adapter.weights}: {parameter.key} has the shape {list(info.shape)}, the base's "
@@ -271,7 +275,7 @@ def place_saved(
                         part="weight",
                         kind=names.kinds.get(parameter.parameter.removesuffix(".weight"), "linear"),
                         formula=REPLACE,
-                        inputs={"value": info},
+                        inputs=parameter.inputs,
                         settings={},
                         shape=matrix,
                         elements=(0, info.elements) if whole else region.elements,

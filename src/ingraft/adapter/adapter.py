@@ -93,9 +93,10 @@ def _find_folder(root: Path) -> Path:
         raise UnusableInput(
             f"{root} holds {len(found)} adapters: {names}.", hint=f"Name the one you mean, for example: {found[-1]}"
         )
-    if find_weights(root) is not None:
+    weights = find_weights(root) or find_weights(read_layout(root).transformer_folder)
+    if weights is not None:
         raise UnusableInput(
-            f"{root} is a full model, not an adapter: it has {find_weights(root).name} and no {CONFIG_FILE}.",  # type: ignore[union-attr]
+            f"{root} is a full model, not an adapter: it has {weights.relative_to(root)} and no {CONFIG_FILE}.",
             hint=f"Nothing to merge. See: ingraft inspect {root}",
         )
     raise UnusableInput(f"{root} has no {CONFIG_FILE}, so it is no PEFT adapter.", hint=f"See: ingraft inspect {root}")

@@ -14,6 +14,8 @@ from ingraft.methods.method import Method
 # Wrappers that leave their name in module paths: torch.compile, activation checkpointing, DDP.
 _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
+_CHUNK = 1 << 20
+
 
 @dataclass(frozen=True)
 class TargetModule:
@@ -42,11 +44,20 @@ class TargetModule:
 
 @dataclass(frozen=True)
 class SavedParameter:
-    """A parameter of the base that the adapter holds whole (modules_to_save, trained biases, base layers)."""
+    """A parameter of the base that the adapter holds whole (modules_to_save, trained biases, base layers).
+
+    copies  the other tensors for it in the file: the same numbers again, or the base's from before the training
+    """
 
     parameter: str
     key: str
     info: TensorInfo
+    copies: tuple[TensorInfo, ...] = ()
+
+    @property
+    def inputs(self) -> Mapping[str, TensorInfo]:
+        """Inputs of the edit that puts it in place: the `value`, and copies that have no other use."""
+        return {"value": self.info, **{f"copy {number}": info for number, info in enumerate(self.copies, 1)}}
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
     """Give every tensor of `adapter` to exactly one owner, by the key suffixes of `method`."""
     targets: dict[str, dict[str, str]] = {}
     shared: dict[str, str] = {}
-    saved: dict[str, str] = {}
+    saved: dict[str, list[str]] = {}
     wrapped = False
     suffixes = sorted(method.tensors, key=len, reverse=True)
     replaced = sorted(method.replaces, key=len, reverse=True)
@@ -88,15 +99,15 @@ def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
                 break
             suffix = next((s for s in replaced if spelling.endswith(s) and len(spelling) > len(s)), None)
             if suffix is not None:
-                _put(adapter, saved, f"{spelling[: -len(suffix)]}.{method.replaces[suffix]}", key)
+                saved.setdefault(f"{spelling[: -len(suffix)]}.{method.replaces[suffix]}", []).append(key)
                 break
         else:
-            _put(adapter, saved, _saved_name(name), key)
+            saved.setdefault(_saved_name(name), []).append(key)
     notes = ("wrapper names such as _orig_mod removed from the adapter's keys",) if wrapped else ()
     return AdapterTensors(
         tuple(TargetModule(module, tensors) for module, tensors in sorted(targets.items(), key=_natural)),
         shared,
-        tuple(SavedParameter(parameter, key, adapter.tensors[key]) for parameter, key in sorted(saved.items())),
+        tuple(_saved(adapter, parameter, keys) for parameter, keys in sorted(saved.items())),
         notes,
     )
 
@@ -118,8 +129,34 @@ def _without_adapter_name(name: str) -> str:
 
 
 def _saved_name(name: str) -> str:
-    name = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", name)
-    return re.sub(r"\.(base_layer|original_module)(?=\.[^.]+$)", "", name)
+    name = re.sub(r"\.(modules_to_save(\.default)?|original_module)(?=\.)", "", name)
+    return re.sub(r"\.base_layer(?=\.[^.]+$)", "", name)
+
+
+def _saved(adapter: Adapter, parameter: str, keys: list[str]) -> SavedParameter:
+    """With bias="all" PEFT writes the biases of modules_to_save up to three times: trained, again, and untrained."""
+    trained = [key for key in keys if ".original_module." not in key]
+    if not trained:
+        raise UnusableInput(
+            f"{adapter.weights}: {keys[0]} is what {parameter} was before the training; the trained one is missing.",
+            hint="The file is incomplete; save the adapter again.",
+        )
+    first, *others = trained
+    for other in others:
+        if not _same_bytes(adapter.tensors[first], adapter.tensors[other]):
+            raise UnusableInput(f"{adapter.weights}: {first} and {other} are the same tensor with different numbers.")
+    copies = tuple(adapter.tensors[key] for key in keys if key != first)
+    return SavedParameter(parameter, first, adapter.tensors[first], copies)
+
+
+def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        first.seek(one.start)
+        second.seek(other.start)
+        sizes = (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
+        return all(first.read(size) == second.read(size) for size in sizes)
 
 
 def _put(adapter: Adapter, owner: dict[str, str], name: str, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ingraft.checkpoint.header import Header, TensorInfo, read_header
 from ingraft.errors import UnusableInput, nearest
@@ -87,6 +87,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not all(isinstance(name, str) for name in weight_map.values()):
         raise UnusableInput(f"{found} maps a tensor to something that is no file name.")
     shards = []
+    _check_file_names(found, set(weight_map.values()))
     for name in sorted(set(weight_map.values())):
         path = inside(folder, name, named_by=found)
         if not path.is_file():
@@ -99,6 +100,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     _check_index(found, weight_map, shards)
     metadata = index.get("metadata")
     return Checkpoint(folder, tuple(shards), metadata if isinstance(metadata, dict) else {})
+
+
+def _check_file_names(index: Path, names: set[str]) -> None:
+    """Shards of one model lie side by side in the output, so each needs a name of its own there."""
+    by_file: dict[str, str] = {}
+    for name in sorted(names):
+        other = by_file.setdefault(PurePosixPath(name).name, name)
+        if other != name:
+            raise UnusableInput(f"{index} names two shards of the same file name: {other} and {name}.")
 
 
 def _open_shard(path: Path) -> Shard:

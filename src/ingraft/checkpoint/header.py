@@ -87,13 +87,15 @@ def read_header(path: Path) -> Header:
         raise UnusableInput(f"{path} cannot be read: {error.strerror}.") from None
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique(path))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of more than 4300 digits
         raise UnusableInput(
             f"{path} is not a sound safetensors file: its header is not JSON.", hint=_DOWNLOAD
         ) from None
     if not isinstance(entries, dict):
         raise UnusableInput(f"{path} is not a sound safetensors file: its header is no JSON object.", hint=_DOWNLOAD)
-    metadata = entries.pop("__metadata__", None) or {}
+    metadata = entries.pop("__metadata__", None)
+    if metadata is None:
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnusableInput(f"{path} has metadata that are not strings.")
     data = 8 + length

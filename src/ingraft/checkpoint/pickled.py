@@ -28,7 +28,6 @@ def read_pickled(path: Path) -> Header:
     """Tensors of the pickled state dict `path`. UnusableInput when it holds anything else, code above all."""
     import zipfile
 
-    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     if path.stat().st_size < 8:
@@ -36,8 +35,15 @@ def read_pickled(path: Path) -> Header:
     if not zipfile.is_zipfile(path):
         return _read_legacy(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
+    if compressed:
+        raise UnusableInput(f"{path} was packed again with compression, so it cannot be streamed.", hint=_CONVERT)
+    try:
         with FakeTensorMode():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _load(path)
     except pickle.UnpicklingError:
         raise UnusableInput(_UNSAFE.format(path=path)) from None
     except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
@@ -65,6 +71,17 @@ _UNSAFE = (
 _CONVERT = "Convert it once: load it with transformers and save_pretrained(..., safe_serialization=True)."
 
 
+def _load(path: Path) -> object:
+    """What `path` holds, with no code of it run and no warning of torch's about old pickle protocols."""
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
     import torch
 
@@ -83,13 +100,12 @@ def _read_legacy(path: Path) -> Header:
     import shutil
     import tempfile
 
-    import torch
     from safetensors.torch import save_file
 
     from ingraft.checkpoint.header import read_header
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _load(path)
     except pickle.UnpicklingError as error:
         if "invalid load key" in str(error) or "pickle data was truncated" in str(error):
             raise UnusableInput(f"{path} is not a checkpoint that torch can read.", hint="Download it again.") from None

@@ -31,6 +31,9 @@ class OpenFiles:
             file = self._files.get((path, mode))
             if file is None:
                 file = self._files[(path, mode)] = path.open(mode, buffering=0)
+                if not PORTABLE:
+                    # Threads take turns in reading one file; without this the kernel takes that for leaps.
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             return file
 
     def close(self) -> None:
@@ -79,6 +82,21 @@ def write_from(file: IO[bytes], position: int, buffer: Any) -> None:
                 done += file.write(view[done:])
         else:
             done += os.pwrite(file.fileno(), view[done:], position + done)
+
+
+def reserve(file: IO[bytes], nbytes: int) -> None:
+    """Give a new file its size, and at once its place on the disk where the file system knows how.
+
+    Writes then find their blocks allocated, which halves what they cost the kernel, and a full disk is found out now.
+    """
+    if not PORTABLE:
+        import ctypes  # os.posix_fallocate writes zeros where the file system cannot reserve
+
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+        fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        if nbytes and fallocate(file.fileno(), 0, 0, nbytes) and ctypes.get_errno() == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    file.truncate(nbytes)
 
 
 def copy_bytes(source: IO[bytes], start: int, target: IO[bytes], position: int, count: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ingraft.diff.rank import Rank
     from ingraft.pipeline import Progress
 
+_UNBOUNDED = 1000
 _SIGNS = {"changed": ("~", "yellow"), "only in a": ("-", "red"), "only in b": ("+", "green")}
 
 
@@ -37,7 +40,9 @@ def models(found: ModelDiff) -> None:
     _summary("tensors", [tensor.state for tensor in found.tensors])
     changed = [tensor for tensor in found.tensors if tensor.state == "changed"]
     if changed:
-        out().print(_tensor_table(changed))
+        # One line per tensor where no terminal sets a width: pipes are searched by line.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
+        console.print(_tensor_table(changed))
     for tensor in found.tensors:
         if tensor.state in ("only in a", "only in b"):
             _entry(tensor.state, tensor.name, _kinds(tensor))

@@ -9,9 +9,10 @@ in float64. Memory is some k·n numbers and a block. Singular values of D·P nev
 that is found is never too high.
 
 What counts as rounding: a number w that is rounded once to a dtype of unit u (half its epsilon) is off by an error of
-variance at most (u·w)²/3. A matrix of independent errors with variances v has a norm near its largest row plus its
-largest column, max_i √Σ_j v_ij + max_j √Σ_i v_ij (Bandeira & van Handel 2016, arXiv:1408.6185); a tenth is added. Both
-sides may have been rounded. Integers are not rounded.
+variance at most (u·w)²/3; both sides may have been rounded so. The sums that made the difference d were float32's (or
+float64's), of unit v, and may be off by 8·v·d: a low-rank product adds up as many numbers as its rank. A matrix of
+independent errors with variances s² has a norm near its largest row plus its largest column, max_i √Σ_j s²_ij +
+max_j √Σ_i s²_ij (Bandeira & van Handel 2016, arXiv:1408.6185); a tenth is added. Integers are not rounded.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 _DIRECTIONS = (40, 264)
 _OVERSAMPLED = 8
 _MARGIN = 1.1
+_SUMMED = 8.0
 # Of sketch and directions together: a bound for matrices with very long rows.
 _MOST_NUMBERS = 1 << 23
 
@@ -60,7 +62,7 @@ def rank_of(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> Rank | None:
     if len(shape) < 2 or 0 in shape:
         return None
     rows, columns = shape[-2:] if len(shape) == 3 else (shape[0], a.elements // shape[0])
-    units = _unit(a.dtype), _unit(b.dtype)
+    units = _Units(_unit(a.dtype), _unit(b.dtype), _unit_of_sums(a.dtype, b.dtype))
     found = [
         _matrix_rank(_blocks(files, a, b, at * rows * columns, (rows, columns)), (rows, columns), units)
         for at in range(a.elements // (rows * columns))
@@ -68,10 +70,25 @@ def rank_of(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> Rank | None:
     return max(found, key=lambda rank: (rank.value, rank.largest))
 
 
+@dataclass(frozen=True)
+class _Units:
+    """Half the epsilon of what A and B are stored in, and of what B − A was computed in."""
+
+    a: float
+    b: float
+    sums: float
+
+
 def _unit(dtype: str) -> float:
     """The largest relative error of rounding to `dtype` once; none for integers."""
     kind = NUMBERS[dtype]
     return torch.finfo(kind).eps / 2 if kind.is_floating_point else 0.0
+
+
+def _unit_of_sums(a: str, b: str) -> float:
+    if not _unit(a) and not _unit(b):
+        return 0.0
+    return 2.0**-53 if a == b == "F64" else 2.0**-24
 
 
 def _blocks(files: OpenFiles, a: TensorInfo, b: TensorInfo, start: int, shape: tuple[int, int]) -> Blocks:
@@ -88,7 +105,7 @@ def _blocks(files: OpenFiles, a: TensorInfo, b: TensorInfo, start: int, shape: t
     return blocks
 
 
-def _matrix_rank(blocks: Blocks, shape: tuple[int, int], units: tuple[float, float]) -> Rank:
+def _matrix_rank(blocks: Blocks, shape: tuple[int, int], units: _Units) -> Rank:
     tolerance = _rounding_norm(blocks, shape, units)
     rank = Rank(0, False, tolerance, 0.0)
     for count in _DIRECTIONS:
@@ -106,10 +123,11 @@ def _matrix_rank(blocks: Blocks, shape: tuple[int, int], units: tuple[float, flo
     return rank
 
 
-def _rounding_norm(blocks: Blocks, shape: tuple[int, int], units: tuple[float, float]) -> float:
+def _rounding_norm(blocks: Blocks, shape: tuple[int, int], units: _Units) -> float:
     columns, largest_row = torch.zeros(shape[1], dtype=torch.float64), 0.0
     for a, b in blocks():
-        variance = (a * units[0]).square_().add_((b * units[1]).square_()).div_(3)
+        variance = (a * units.a).square_().add_((b * units.b).square_()).div_(3)
+        variance += (b - a).mul_(_SUMMED * units.sums).square_()
         columns += variance.sum(0)
         largest_row = max(largest_row, float(variance.sum(1).max()))
     return _MARGIN * (math.sqrt(largest_row) + math.sqrt(float(columns.max())))

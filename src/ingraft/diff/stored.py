@@ -11,7 +11,6 @@ from ingraft.errors import UnusableInput
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
 
-
 _WEIGHTS = (".safetensors", "pytorch_model.bin")
 
 

@@ -21,7 +21,16 @@ TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 19
+# Formulas that are sums and products alone: in float64 their result is the exact one, rounded once.
+_EXACT = (
+    "lora:lora",
+    "lora:lora_embedding",
+    "lora:lora_expert",
+    "lora:lora_bias",
+    "lora:lora_block_diagonal",
+    "dora:dora",
+)
 
 RowFormula = Callable[[Tensor, slice], Tensor]
 Memory = Mapping[str, Tensor]  # parameters that PEFT merged, by the running model's name
@@ -36,14 +45,20 @@ def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
     return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
 
 
-def read_adapter_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
-    """An adapter tensor in float32 (integers as they are), finite, or UnusableInput."""
+def arithmetic(step: MergeStep) -> torch.dtype:
+    """The dtype that a step is computed in: float32 is more than enough for bfloat16, and what most formulas take."""
+    formulas = {edit.formula for edit in step.edits} - {REPLACE, ZERO, IN_MEMORY}
+    return torch.float64 if step.dtype != "BF16" and formulas <= set(_EXACT) else torch.float32
+
+
+def read_adapter_tensor(files: OpenFiles, info: TensorInfo, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An adapter tensor in `dtype` (integers as they are), finite, or UnusableInput."""
     if info.dtype not in TORCH_DTYPES:
         raise UnusableInput(f"{info.file}: {info.name} has the dtype {info.dtype}, which cannot be merged.")
     tensor = read_tensor(files, info)
     if not tensor.is_floating_point():
         return tensor
-    tensor = tensor.float()
+    tensor = tensor.to(dtype)
     if not torch.isfinite(tensor).all():
         raise UnusableInput(
             f"{info.file}: {info.name} holds NaN or infinity.",
@@ -99,7 +114,7 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
         merged = memory[edit.parameter]
         merged = merged.T if edit.transposed else merged.reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: merged[at]
-    inputs = {name: read_adapter_tensor(files, info) for name, info in edit.inputs.items()}
+    inputs = {name: read_adapter_tensor(files, info, arithmetic(step)) for name, info in edit.inputs.items()}
     if edit.formula == REPLACE:
         value = inputs["value"].reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: value[at]

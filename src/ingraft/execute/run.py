@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ingraft.checkpoint.transfer import CHUNK, OpenFiles, copy_bytes, open_files, write_from
+from ingraft.checkpoint.transfer import CHUNK, OpenFiles, copy_bytes, open_files, reserve, write_from
 from ingraft.execute.block import BlockFigures, BlockJob, Buffers, edit_block, part_jobs
 from ingraft.execute.in_memory import merged_parameters
 from ingraft.execute.inputs import FormulaCache
@@ -102,7 +102,7 @@ def _write_shards(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 header = shard.header()
                 with target.open("wb") as file:
-                    file.truncate(shard.nbytes)
+                    reserve(file, shard.nbytes)
                 write_from(files.get(target, "r+b"), 0, header)
                 for run in copy_runs(shard, len(header)):
                     jobs += [

@@ -143,9 +143,8 @@ def compare(
     meaning = "the merged model's answers have the shape of the unmerged one's"
     if a.shape != m.shape or a.shape != b.shape:
         found, wanted = (f"{x.shape[0]} rows of {x.shape[1]}" for x in (m, a))
-        return _unlike(
-            model_class, stored, len(texts), Check("answers", False, meaning, where=f"{found}, not {wanted}")
-        )
+        failed = Check("embeddings", False, meaning, where=f"{found}, not {wanted}")
+        return _unlike(model_class, stored, len(texts), failed)
     effect, error, size = a - b, m - a, float(numpy.linalg.norm(a)) or 1.0
     moved = float(numpy.linalg.norm(effect))
     shaken = float(numpy.sqrt(numpy.mean([numpy.sum((s.astype(numpy.float64) - m) ** 2) for s in plain.shaken])))
@@ -170,7 +169,7 @@ def compare(
             "how far the merged model is from having the adapter's whole effect on the outputs, as a share of it",
             abs(present - 1.0),
             explained,
-            f"{present:.3g} of the effect is there",
+            _effect_note(present, shaken / moved if moved else 0.0, stored),
         ),
         Check(
             "not the base",
@@ -195,6 +194,13 @@ def compare(
         by_text=tuple(by_text.tolist()),
         checks=checks,
     )
+
+
+def _effect_note(present: float, rounding: float, stored: str) -> str:
+    note = f"{present:.3g} of the effect is there"
+    if rounding > _EFFECT_MAXIMUM:
+        note += f"; rounding to {stored} alone moves the outputs by {rounding:.2g} of it: merge with --dtype float32"
+    return note
 
 
 def _encode(model: Any, model_class: str, texts: Sequence[str]) -> Outputs:

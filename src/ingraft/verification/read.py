@@ -20,13 +20,18 @@ DTYPES = {
 _kept = threading.local()
 
 
+def _buffer(name: str, nbytes: int) -> Tensor:
+    """`nbytes` of memory of this thread: pages that were touched once stay mapped."""
+    buffers: dict[str, Tensor] = _kept.__dict__.setdefault("buffers", {})
+    buffer = buffers.get(name)
+    if buffer is None or buffer.numel() < nbytes:
+        buffer = buffers[name] = torch.empty(max(nbytes, CHUNK_ELEMENTS * 4), dtype=torch.uint8)
+    return buffer[:nbytes]
+
+
 def load_part(files: OpenFiles, path: Path, start: int, count: int, *, slot: int) -> Tensor:
     """`count` bytes of a file as uint8, in this thread's buffer `slot`; valid until the slot is used again."""
-    buffers: dict[int, Tensor] = _kept.__dict__.setdefault("buffers", {})
-    buffer = buffers.get(slot)
-    if buffer is None or buffer.numel() < count:
-        buffer = buffers[slot] = torch.empty(max(count, CHUNK_ELEMENTS * 4), dtype=torch.uint8)
-    part = buffer[:count]
+    part = _buffer(f"stored {slot}", count)
     if count:
         read_into(files.get(path), start, part.numpy())
     return part
@@ -39,6 +44,18 @@ def load(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int
     return part.view(DTYPES[info.dtype])
 
 
+def load_float(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int) -> Tensor:
+    """Elements [start, stop) of a stored tensor in float32, in this thread's buffer `slot`; free to be changed."""
+    stored = load(files, info, start, stop, slot=slot)
+    if stored.dtype == torch.float32:
+        return stored
+    return _buffer(f"float32 {slot}", stored.numel() * 4).view(torch.float32).copy_(stored)
+
+
 def load_whole(files: OpenFiles, info: TensorInfo) -> Tensor:
     """A whole stored tensor in memory of its own."""
-    return load(files, info, 0, info.elements, slot=0).clone().reshape(info.shape)
+    buffer = bytearray(info.nbytes)
+    read_into(files.get(info.file), info.start, buffer)
+    if not buffer:
+        return torch.empty(info.shape, dtype=DTYPES[info.dtype])
+    return torch.frombuffer(buffer, dtype=DTYPES[info.dtype]).reshape(info.shape)

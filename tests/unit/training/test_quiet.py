@@ -14,7 +14,7 @@ from ingraft.errors import UnusableInput
 from ingraft.training.quiet import import_libraries, quiet_libraries
 
 
-def test_everything_is_restored() -> None:
+def test_everything_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import transformers
 
@@ -27,10 +27,8 @@ def test_everything_is_restored() -> None:
             logging.root.manager.disable,
         )
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tests' environment forbids huggingface_hub's bars, and it says so
-        transformers.utils.logging.enable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.INFO)
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.INFO)
     before = state()
     with quiet_libraries():
         assert not transformers.utils.logging.is_progress_bar_enabled()
