@@ -54,7 +54,7 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:
     """Raise UnusableInput when the disk or the memory cannot hold what the plan needs; the message has both numbers."""
-    free = free_bytes(output.resolve().parent)
+    free = free_bytes(_real(output).parent)
     if disk > free:
         raise UnusableInput(
             f"The disk of {output} is too small: {human_bytes(disk)} are needed, {human_bytes(free)} are free.",
@@ -73,18 +73,12 @@ def published(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     A directory that was in the way is swapped out and removed after the swap. What a killed run left is removed first.
     """
-    target = output.resolve()
+    target = _real(output)
     parent = target.parent
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     work = parent / f"{_MARK}{target.name}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            clean_up(output)
-            work.mkdir()
-        except OSError as error:
-            raise UnusableInput(f"{parent} cannot be written: {error.strerror}.", hint="Name another output.") from None
-        with in_use(work):
+        with _made(work, output):
             yield work
             make_durable(work)
             put_in_place(work, target, overwrite=overwrite)
@@ -101,6 +95,29 @@ def published(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 folder.rmdir()
 
 
+@contextmanager
+def _made(work: Path, output: Path) -> Iterator[None]:
+    """Make `work` and have it in use. Until that, the clean-up of another run may take it for a leftover."""
+    while True:
+        try:
+            work.parent.mkdir(parents=True, exist_ok=True)
+            clean_up(output)
+            work.mkdir()
+        except OSError as error:
+            raise UnusableInput(
+                f"{work.parent} cannot be written: {error.strerror}.", hint="Name another output."
+            ) from None
+        with in_use(work):
+            if work.is_dir():
+                yield
+                return
+
+
+def _real(output: Path) -> Path:
+    """Where `output` leads; a directory must be renamed on its own disk."""
+    return Path(os.path.realpath(output))
+
+
 def _with_parents(filename: object) -> tuple[Path, ...]:
     path = Path(os.fsdecode(filename)) if isinstance(filename, (str, bytes, os.PathLike)) else Path()
     return (path, *path.parents)
@@ -108,7 +125,7 @@ def _with_parents(filename: object) -> tuple[Path, ...]:
 
 def clean_up(output: Path) -> None:
     """Remove working directories for `output` that no run uses any more; put back an output that was being swapped."""
-    target = output.resolve()
+    target = _real(output)
     left_by_a_run = re.compile(rf"{re.escape(_MARK + target.name)}\.(\d+)\.[0-9a-f]{{8}}(\.old)?")
     try:
         names = sorted(path.name for path in target.parent.iterdir())

@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from helpers.handmade import bert_shapes, lora_tensors, write_adapter, write_base
+from helpers.handmade import bert_shapes, change_tensors, lora_tensors, write_adapter, write_base
 from ingraft.completeness import is_targeted
 from ingraft.errors import UnusableInput
 from ingraft.plan import plan_merge
@@ -56,6 +56,25 @@ def test_layers_left_out_on_purpose(config: dict[str, Any], tmp_path: Path) -> N
     plan(tmp_path, QUERIES[:1], **config)
 
 
+def test_base_that_lost_a_bias(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", base, tensors=lora_tensors(QUERIES, bert_shapes()))
+    change_tensors(base / "model.safetensors", {f"{QUERIES[1]}.bias": None})
+
+    with pytest.raises(UnusableInput, match=re.escape(f"has no {QUERIES[1]}.bias, although the other layers have one")):
+        plan_merge(adapter)
+
+
+def test_base_without_biases(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    adapter = write_adapter(
+        tmp_path / "adapter", base, tensors=lora_tensors(QUERIES, bert_shapes()), target_modules=["query"]
+    )
+    change_tensors(base / "model.safetensors", {f"{module}.bias": None for module in QUERIES})
+
+    assert plan_merge(adapter).count("edit") == 2
+
+
 MODULES = [
     "encoder.layer.0.attention.self.query",
     "encoder.layer.11.attention.self.query",
@@ -82,6 +101,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"target_modules": ["query", "w1"], "layers_to_transform": [0]},
     {"target_modules": ["query", "w1"], "layers_to_transform": [1], "layers_pattern": ["layers"]},
     {"target_modules": ["query"], "layers_to_transform": []},
+    {"target_modules": ["pooler.dense", "query"], "layers_to_transform": [7]},
+    {"target_modules": ["query", "dense"], "modules_to_save": ["layer.1", "pool.r"]},
 ]
 
 

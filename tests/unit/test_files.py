@@ -85,7 +85,8 @@ def test_inside(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../a", "a/../../b", "a/..", "/etc/passwd", "//host/x", "..\\a", "a\\..\\..\\b"]
+    "name",
+    ["..", "../a", "a/../../b", "a/..", "/etc/passwd", "//host/x", "..\\a", "a\\..\\..\\b", "C:", "C:a", "c:/a"],
 )
 def test_outside(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match=r"x\.json names .* outside"):

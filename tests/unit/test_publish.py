@@ -71,6 +71,34 @@ def test_output_is_no_input(output: str, tmp_path: Path) -> None:
     check_output(tmp_path / "based", overwrite=True, inputs=(tmp_path / "base",))
 
 
+def test_output_is_no_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell in it would be left in a directory that is gone."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    for output in (".", tmp_path / "here", ".."):
+        with pytest.raises(UnusableInput, match="the directory that you are in"):
+            check_output(Path(output), overwrite=True)
+
+
+def test_output_is_no_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
+
+    with pytest.raises(UnusableInput, match=r"a disk is mounted.*out/merged"):
+        check_output(tmp_path / "out", overwrite=False)
+    check_output(tmp_path / "out" / "merged", overwrite=False)
+
+
+def test_output_in_a_circle_of_links(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "out")
+
+    clean_up(tmp_path / "out")
+    with pytest.raises(UnusableInput, match="broken symbolic link"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
 # Publishing
 
 
@@ -176,6 +204,45 @@ def test_full_disk_is_said_in_words(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     assert snapshot(tmp_path) == {}
+
+
+def test_unreadable_input_beside_the_output_is_no_failed_writing(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as refused, published(tmp_path / "out"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "base" / "LICENSE"))
+
+    assert refused.value.filename == str(tmp_path / "base" / "LICENSE")
+    assert snapshot(tmp_path) == {}
+
+
+def test_taken_for_a_leftover_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run cleans up between the making of the directory and its lock."""
+    real, disturbances = publish.in_use, iter([True])
+
+    @contextmanager
+    def in_use(folder: Path) -> Iterator[None]:
+        if next(disturbances, False):
+            clean_up(tmp_path / "out")
+            assert not folder.exists()
+        with real(folder):
+            yield
+
+    monkeypatch.setattr(publish, "in_use", in_use)
+    with published(tmp_path / "out") as folder:
+        (folder / "x").touch()
+
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
+def test_without_locks_processes_tell(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "fcntl", None)
+    left_by(tmp_path, "out", dead)
+    running = [left_by(tmp_path, "out", process) for process in (os.getpid(), os.getppid())]
+
+    with published(tmp_path / "out") as folder:
+        clean_up(tmp_path / "out")
+        (folder / "x").touch()
+
+    assert sorted(tmp_path.iterdir()) == sorted([*running, tmp_path / "out"])
 
 
 def test_parent_that_cannot_be_written(tmp_path: Path) -> None:

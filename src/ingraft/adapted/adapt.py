@@ -57,7 +57,7 @@ def adapt(part: Part, *, trust_remote_code: bool) -> Changes:
         tuned = configured_modules(adapter, model)
     tokens = {module: names.modules[module] for module in keys.tokens if module in names.modules}
     parameters = _target_parameters(adapter, tuned, model)
-    owners = {parameter.rpartition(".")[0] for parameter in parameters}
+    owners = {parameter.rpartition(".")[0] for parameter in parameters.values()}
     whole = _whole_modules(adapter, keys, names)
     config = peft_config(
         adapter,
@@ -88,17 +88,17 @@ def _resize(adapter: Adapter, keys: AdapterKeys, names: LiveNames, model: Any) -
             return
 
 
-def _target_parameters(adapter: Adapter, tuned: Mapping[str, str], model: Any) -> list[str]:
-    """The live model's parameters that are adapted by themselves, as `target_parameters` names them."""
+def _target_parameters(adapter: Adapter, tuned: Mapping[str, str], model: Any) -> dict[str, str]:
+    """Parameters that are adapted by themselves (`target_parameters`): name in the adapter → name in the model."""
     wanted = adapter.config.raw.get("target_parameters") or []
-    found = []
+    found = {}
     for module, live in tuned.items():
         plain = unwrapped(module)
         for parameter, _ in model.get_submodule(live).named_parameters(recurse=False):
             name = f"{plain}.{parameter}"
             if any(name == key or name.endswith(f".{key}") for key in wanted):
-                found.append(f"{live}.{parameter}")
-    return sorted(set(found))
+                found[name] = f"{live}.{parameter}"
+    return found
 
 
 def _whole_modules(adapter: Adapter, keys: AdapterKeys, names: LiveNames) -> list[str]:

@@ -25,13 +25,13 @@ def peft_config(
     adapter: Adapter,
     modules: Mapping[str, str],
     *,
-    parameters: Sequence[str] = (),
+    parameters: Mapping[str, str] | None = None,
     modules_to_save: Sequence[str] = (),
     tokens: Mapping[str, str] | None = None,
 ) -> Any:
     """A `PeftConfig` that adapts exactly `modules` (name in the adapter → name in the model).
 
-    parameters       the model's parameters that are adapted instead of whole modules
+    parameters       parameters that are adapted instead of whole modules, as `modules`
     modules_to_save  the model's modules that the adapter holds whole
     tokens           embeddings with retrained rows, as `modules`
     """
@@ -45,12 +45,12 @@ def peft_config(
     values["inference_mode"] = True
     values["target_modules"] = sorted(modules.values()) or ([] if parameters else _NO_MODULES)
     if parameters:
-        values["target_parameters"] = sorted(parameters)
+        values["target_parameters"] = sorted(parameters.values())
     if modules_to_save:
         values["modules_to_save"] = sorted(modules_to_save)
     if tokens and raw.get("trainable_token_indices"):
         values["trainable_token_indices"] = {live: _token_indices(adapter, name) for name, live in tokens.items()}
-    values |= _patterns(raw, modules, adapter.config.peft_type)
+    values |= _patterns(raw, {**modules, **(parameters or {})}, adapter.config.peft_type)
     if "feedforward_modules" in values:
         is_feedforward = _feedforward_rule(raw["feedforward_modules"])
         values["feedforward_modules"] = sorted(live for name, live in modules.items() if is_feedforward(name))

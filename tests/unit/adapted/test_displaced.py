@@ -93,7 +93,8 @@ def test_parameters_adapted_by_themselves(order: int) -> None:
     """Two on one module: PEFT wraps the second around the first, and the file has both under names of its own."""
     base = mixture()
     targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"][::order]
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets)
+    patterns = {"rank_pattern": {"experts.down_proj": 3}, "alpha_pattern": {"gate_up_proj": 5, "q_proj": 7}}
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets, **patterns)
     adapter = plain_adapter(base, config)
 
     model: Any = load_adapted(adapter, base)

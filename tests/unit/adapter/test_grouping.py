@@ -78,7 +78,6 @@ def test_wrappers_are_reported(tmp_path: Path) -> None:
         ("classifier.weight", "classifier.weight"),
         ("classifier.modules_to_save.default.weight", "classifier.weight"),
         ("classifier.modules_to_save.bias", "classifier.bias"),
-        ("pooler.dense.original_module.bias", "pooler.dense.bias"),
         ("a.query.base_layer.bias", "a.query.bias"),
         ("embed.base_layer.weight", "embed.weight"),
         ("_orig_mod.LayerNorm.bias", "LayerNorm.bias"),
@@ -130,13 +129,45 @@ def test_keys_of_something_else(key: str, tmp_path: Path) -> None:
     [
         ("a.lora_A.weight", "a.lora_A.default.weight"),
         ("a.lora_A.weight", "_orig_mod.a.lora_A.weight"),
-        ("a.weight", "a.modules_to_save.default.weight"),
-        ("a.bias", "a.base_layer.bias"),
     ],
 )
 def test_one_tensor_under_two_names(first: str, second: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="the same tensor under two names"):
         group(tmp_path, [f"base_model.model.{first}", f"base_model.model.{second}"])
+
+
+BIASES = [
+    f"base_model.model.{name}"
+    for name in ("pooler.dense.bias", "pooler.modules_to_save.default.dense.bias", "pooler.original_module.dense.bias")
+]
+
+
+def saved_biases(folder: Path, values: dict[str, torch.Tensor]) -> AdapterTensors:
+    return group_tensors(open_adapter(write_adapter(folder, "base", tensors=values)), LORA)
+
+
+def test_trained_bias_twice_and_untrained(tmp_path: Path) -> None:
+    """As PEFT writes it with bias="all" and modules_to_save."""
+    trained, again, untrained = BIASES
+    values = {trained: torch.ones(3), again: torch.ones(3), untrained: torch.zeros(3)}
+
+    (saved,) = saved_biases(tmp_path, values).saved
+
+    assert (saved.parameter, saved.key) == ("pooler.dense.bias", trained)
+    assert {info.name for info in saved.inputs.values()} == set(BIASES)
+    assert saved.inputs["value"].name == trained
+
+
+@pytest.mark.parametrize("other", [torch.tensor([1.0, 1.0, 1.5]), torch.ones(3).half(), torch.ones(3, 1)])
+def test_trained_bias_twice_with_different_numbers(other: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="the same tensor with different numbers"):
+        saved_biases(tmp_path, {BIASES[0]: torch.ones(3), BIASES[1]: other})
+
+
+@pytest.mark.parametrize("key", ["pooler.original_module.dense.bias", "pooler.dense.original_module.bias"])
+def test_untrained_bias_stands_in_for_nothing(key: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match=r"what pooler\.dense\.bias was before the training"):
+        saved_biases(tmp_path, {f"base_model.model.{key}": torch.ones(3)})
 
 
 def test_runtime_name() -> None:

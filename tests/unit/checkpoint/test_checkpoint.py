@@ -91,6 +91,17 @@ def test_no_weights(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "none")
 
 
+def test_shards_of_one_file_name_in_two_folders(tmp_path: Path) -> None:
+    """The output has its shards side by side: one would overwrite the other."""
+    for folder, tensor in (("a", "x"), ("b", "y")):
+        (tmp_path / folder).mkdir()
+        save_file({tensor: torch.ones(2)}, tmp_path / folder / "model.safetensors")
+    write_json(tmp_path / INDEX, {"weight_map": {"x": "a/model.safetensors", "y": "b/model.safetensors"}})
+
+    with pytest.raises(UnusableInput, match=r"two shards of the same file name: a/model\S+ and b/model"):
+        open_checkpoint(tmp_path)
+
+
 def test_missing_shard_is_named_with_the_nearest(tmp_path: Path) -> None:
     base = write_base(tmp_path, shards=2)
     (base / "model-00002-of-00002.safetensors").unlink()

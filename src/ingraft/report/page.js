@@ -1,0 +1,20 @@
+// Nothing on the page depends on this: it shows the label of a mark under the pointer, and opens what is folded for print.
+"use strict";
+const tip = document.getElementById("tip");
+document.addEventListener("pointermove", (event) => {
+  const mark = event.target.closest?.("svg [aria-roledescription][aria-label]:not([role=graphics-object])");
+  tip.hidden = !mark;
+  if (!mark) return;
+  tip.textContent = mark.getAttribute("aria-label");
+  const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
+  tip.style.left = Math.max(8, left) + "px";
+  tip.style.top = event.clientY + 16 + "px";
+});
+let opened = [];
+window.addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const part of opened) part.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const part of opened) part.open = false;
+});
