@@ -70,7 +70,9 @@ def split_keys(adapter: Adapter) -> AdapterKeys:
         parts = runtime_name(below.removeprefix("model.")).split(".")
         at = next((i for i, part in enumerate(parts) if i and part.startswith((mark, _TOKENS))), None)
         if at is None:
-            parameter = re.sub(r"\.(modules_to_save(\.default)?|original_module)(?=\.)", "", ".".join(parts))
+            if "original_module" in parts:
+                continue  # the base's own value, which PEFT saves beside the trained one
+            parameter = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", ".".join(parts))
             wrapped = ".base_layer." in parameter
             saved[parameter.replace(".base_layer.", ".")] = SavedKey(key, wrapped)
             continue

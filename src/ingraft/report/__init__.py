@@ -1,4 +1,4 @@
-"""The proof as one HTML page that a person can read: verdict, what was merged, checks, what changed, what it answers."""
+"""The proof as one HTML page that a person can read: the verdict, and all that it rests on."""
 
 from ingraft.report.page import check_report, write_report
 

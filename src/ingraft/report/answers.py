@@ -99,7 +99,7 @@ def _directions(rows: Rows, answers: Answers) -> NDArray[numpy.float64]:
     """One unit vector per text: its first row, of a model with a row per token the mean of them. [texts, width]"""
     count = len(answers.texts)
     if answers.model_class == "MultiVectorEncoder":
-        found = numpy.zeros((count, rows.shape[1]))
+        found = numpy.zeros((count, rows.shape[1]), dtype=numpy.float64)
         numpy.add.at(found, answers.of_text, rows)
     else:
         _, first = numpy.unique(answers.of_text, return_index=True)

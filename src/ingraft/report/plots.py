@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair
@@ -19,6 +19,7 @@ from ingraft.report.effects import TensorEffect, cells, places
 from ingraft.report.words import number, percent, shortened
 
 _INK, _MUTED, _LINE, _ACCENT, _PAPER = (f"var(--{name})" for name in ("ink", "muted", "line", "accent", "paper"))
+_FONT = "system-ui, sans-serif"
 _WIDE = 760  # of the widest plot; the page shrinks what is wider
 _BINS_PER_DECADE = 4
 _MERGED, _BASE = "merged", "base"
@@ -44,7 +45,7 @@ def heat_map(effects: Sequence[TensorEffect]) -> str:
     columns = (["–"] if any(cell.place.layer is None for cell in found) else []) + [str(layer) for layer in layers]
     modules = list(dict.fromkeys(cell.place.module for cell in found))
     width = max(20, min(44, _WIDE // max(len(columns), 1)))
-    base = altair.Chart(altair.Data(values=rows)).encode(
+    base = _chart(rows).encode(
         x=altair.X("layer:O", sort=columns, title="layer", axis=altair.Axis(labelAngle=0, domain=False, ticks=False)),
         y=altair.Y("module:N", sort=modules, title=None, axis=altair.Axis(domain=False, ticks=False, labelLimit=320)),
         description="label:N",
@@ -73,7 +74,7 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
     modules = list(dict.fromkeys(spot.module for spot in spots.values()))
     kinds = [kind for kind in (here, wide) if any(row["kind"] == kind for row in rows)]
     legend = altair.Legend(title=None, orient="top") if len(kinds) > 1 else None
-    dots = altair.Chart(altair.Data(values=rows)).mark_point(size=36, strokeWidth=1.5, opacity=0.8)
+    dots = _chart(rows).mark_point(size=36, strokeWidth=1.5, opacity=0.8)
     return _svg(
         dots.encode(
             x=altair.X("lost:Q", scale=altair.Scale(type="log"), title="share of ‖ΔW‖ lost in rounding", axis=_powers(
@@ -88,7 +89,9 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
 
 def scatter(found: Comparison) -> str:
     """Merged against adapted, and beside it base against adapted on the same axes."""
-    values = [value for pair in found.pairs for value in (pair.base, pair.adapted, pair.merged) if math.isfinite(value)]
+    values: list[float] = []
+    for pair in found.pairs:
+        values += [value for value in (pair.base, pair.adapted, pair.merged) if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     domain = [low - 0.03 * (high - low or 1), high + 0.03 * (high - low or 1)]
     panels = [_panel(found, which, domain) for which in (_MERGED, _BASE)]
@@ -101,8 +104,8 @@ def _panel(found: Comparison, which: str, domain: list[float]) -> Any:
         for pair in found.pairs
     ]
     scale = altair.Scale(domain=domain, nice=False, zero=False)
-    line = altair.Chart(altair.Data(values=[{"x": value, "y": value} for value in domain]))
-    dots = altair.Chart(altair.Data(values=rows), title=f"{which} against base + adapter")
+    line = _chart([{"x": value, "y": value} for value in domain])
+    dots = _chart(rows, title=f"{which} against base + adapter")
     color = _ACCENT if which == _MERGED else _MUTED
     return (
         line.mark_line(stroke=_MUTED, strokeDash=[3, 3], strokeWidth=1, aria=False).encode(x="x:Q", y="y:Q")
@@ -141,7 +144,7 @@ def distances(found: Comparison) -> str:
             label = f"{kind}: {count} texts between {number(low)} and {number(high)}"
             rows.append({"kind": kind, "low": low, "high": high, "count": count, "zero": 0, "label": label})
     kinds = [_MERGED, _BASE]
-    bars = altair.Chart(altair.Data(values=rows)).mark_rect(stroke=_PAPER, strokeWidth=1)
+    bars = _chart(rows).mark_rect(stroke=_PAPER, strokeWidth=1)
     return _svg(
         bars.encode(
             x=altair.X("low:Q", scale=altair.Scale(type="log"), axis=_powers([*positive, 1.0]),
@@ -156,6 +159,13 @@ def distances(found: Comparison) -> str:
     )  # fmt: skip
 
 
+def _chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
+    """A chart of `rows`, whose columns' types the encodings name."""
+    return altair.Chart.from_dict(
+        {"data": {"values": list(rows)}, "mark": "point", **({"title": title} if title else {})}
+    )
+
+
 def _powers(values: Sequence[float]) -> Any:
     """An axis with a tick for each power of ten around `values`, or each second one where there are many."""
     low, high = (round_(math.log10(edge(values))) for edge, round_ in ((min, math.floor), (max, math.ceil)))
@@ -166,11 +176,11 @@ def _powers(values: Sequence[float]) -> Any:
 
 def _svg(chart: Any) -> str:
     """The chart as SVG, with ids that are its own in the page and without a size of its own beyond the page's."""
-    drawn = chart.configure(background="transparent", font="system-ui, sans-serif", padding=2)
+    drawn = chart.configure(background="transparent", font=_FONT, padding=2)
     drawn = drawn.configure_view(stroke=None)
     drawn = drawn.configure_axis(
-        labelColor=_INK, titleColor=_MUTED, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE, titleFontWeight="normal",
-        labelFontSize=11, titleFontSize=11, labelFont="system-ui, sans-serif", titleFont="system-ui, sans-serif",
+        labelColor=_INK, titleColor=_MUTED, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE,
+        labelFontSize=11, titleFontSize=11, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal",
     )  # fmt: skip
     drawn = drawn.configure_legend(labelColor=_INK, labelFontSize=11, symbolOpacity=1)
     drawn = drawn.configure_title(color=_INK, fontSize=12, fontWeight="bold", anchor="start")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.files import human_bytes, read_json_object
-from ingraft.manifest import FILE, hash_files
+from ingraft.manifest import FILE, FileHashes
 from ingraft.report.words import dtype, short_name
 from ingraft.steps import MergePlan, Source
 
@@ -45,9 +45,10 @@ def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[P
     base = [*plan.base.weights, *sorted(plan.base.root.glob("config.json"))]
     adapter = [*plan.adapter.weights, *sorted(path for path in plan.adapter.root.glob("adapter_config.json"))]
     outputs = sorted(path for path in merged.rglob("*") if path.is_file() and path.name != FILE)
-    hashes = hash_files(
-        [path for path in dict.fromkeys([*base, *adapter, *outputs]) if path.is_file()], workers=_WORKERS
-    )
+    with FileHashes(_WORKERS) as pool:
+        present = [path for path in dict.fromkeys([*base, *adapter, *outputs]) if path.is_file()]
+        pool.start(present)
+        hashes = {path: pool.get(path) or "" for path in present}
     said = {role: manifest.get(role, {}).get("files", {}) for role in ("base", "adapter")}
     written = manifest.get("files", {})
     return (
@@ -65,16 +66,17 @@ def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[P
 
 
 def _hashed(
-    files: list[Path], root: Path, hashes: Mapping[Path, str], recorded: Mapping[str, str]
+    files: list[Path], root: Path, hashes: Mapping[Path, str], recorded: Mapping[str, str | None]
 ) -> tuple[HashedFile, ...]:
     found = []
     for path in files:
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         if path in hashes:
-            same = recorded[name] == hashes[path] if name in recorded else None
+            # Without a proof the weights' hashes are recorded as null.
+            same = recorded[name] == hashes[path] if recorded.get(name) else None
             found.append(HashedFile(name, human_bytes(path.stat().st_size), hashes[path], same))
-        elif name in recorded:  # a base that was dequantised for the merge is gone by now
-            found.append(HashedFile(name, "", recorded[name]))
+        elif recorded.get(name):  # a base that was dequantised for the merge is gone by now
+            found.append(HashedFile(name, "", str(recorded[name])))
     return tuple(found)
 
 
