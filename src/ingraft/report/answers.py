@@ -142,10 +142,9 @@ def _distances(answers: Answers) -> tuple[TextDistance, ...]:
 
 def _squares(rows: Rows, answers: Answers) -> NDArray[numpy.float64]:
     """Σ x² over the rows of each text."""
-    found: NDArray[numpy.float64] = numpy.bincount(
-        answers.of_text, (rows.astype(numpy.float64) ** 2).sum(axis=1), minlength=len(answers.texts)
-    )
-    return found
+    weights = (rows.astype(numpy.float64) ** 2).sum(axis=1)
+    found: Any = numpy.bincount(answers.of_text, weights, minlength=len(answers.texts))
+    return numpy.asarray(found, dtype=numpy.float64)
 
 
 def _agreement(base: Rows, adapted: Rows, merged: Rows) -> tuple[Agreement, ...]:

@@ -63,7 +63,7 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
     """The share of ‖ΔW‖ that rounding lost, a dot per tensor, beside what float32 would lose; empty where unknown."""
     spots = places(effects)
     here, wide = f"{stored}, as stored", "float32, at most"
-    rows = []
+    rows: list[dict[str, Any]] = []
     for effect in effects:
         for kind, lost in ((here, effect.lost), (wide, effect.lost_in_float32)):
             if lost:
