@@ -161,8 +161,9 @@ def _find_names(
     biases = [target.bias for target in tensors.targets]
     names = find_names(
         weights,
-        [*biases, *saved],
+        biases,
         model,
+        saved=saved,
         in_memory=method.route == "in-memory",
         trust_remote_code=trust_remote_code,
     )

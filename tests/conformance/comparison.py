@@ -155,42 +155,6 @@ def check_files(merged: Path, base: Path, changed: int, *, added: frozenset[str]
     assert differing == changed
 
 
-def check_merge(
-    trained: Trained,
-    base: Path,
-    architecture: str,
-    *,
-    noise: float,
-    remains: bool = False,
-    added: frozenset[str] = frozenset(),
-    changed: int | None = None,
-) -> MergeResult:
-    """Merge, prove, load without peft, and compare with the live model: parameters, stored bytes and outputs.
-
-    added    tensors of the output that the base's file does not have
-    changed  how many stored numbers are not the base's, where the loaded models cannot tell
-    """
-    output = new_folder("merged") / "out"
-    result = merge(trained.folder, output)
-    assert result.report is not None
-    assert result.report.passed
-    assert not [*output.rglob("adapter_*")]
-    after = load(output, architecture, trained.whole)
-    transformer = after if after_is_plain(after) else after[0].model
-    start = trained.before if after_is_plain(trained.before) else trained.before[0].model
-    if changed is None:
-        changed = count_changed(transformer, start)
-    live = in_float64(trained.live)
-    check_parameters(transformer, start, exact_parameters(live), noise=noise, remains=remains)
-    stored = safetensors_of(base)
-    check_files(output / result.plan.layout.transformer, stored, changed, added=added)
-    dtype = next(transformer.parameters()).dtype
-    expected = outputs(in_float64(trained.whole), architecture)
-    assert error(outputs(in_float64(trained.before), architecture), expected) > EFFECT
-    assert error(outputs(in_float64(after), architecture), expected) < LIMITS[dtype]
-    return result
-
-
 def count_changed(merged: nn.Module, base: nn.Module) -> int:
     """Numbers that differ in two models of one class."""
     before = dict(base.named_parameters())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from ingraft.base_precision.arithmetic import as_seen, quiet_bitsandbytes, unpac
 from ingraft.base_precision.layers import QuantisedLayer, dtype_of, wider
 from ingraft.base_precision.settings import trained_over
 from ingraft.errors import UnusableInput
+from ingraft.naming import Region
 from ingraft.pipeline import merge
 from ingraft.plan import plan_merge
 
 FOUR_BIT = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+FILE = "model.safetensors"
 EIGHT_BIT = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 CARD = """---
 library_name: peft
@@ -319,6 +322,34 @@ def test_without_bitsandbytes_the_error_says_how_to_get_it(tmp_path: Path, monke
     assert "ingraft[quantized]" in caught.value.hint
 
 
+def test_layers_that_are_parts_of_tensors_or_several_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a running model splits or joins is quantised as the running model has it; the rest of a tensor stays."""
+    base = write_base(tmp_path / "base")
+    joined = ("encoder.layer.0.attention.self.key.weight", "encoder.layer.0.attention.self.value.weight")
+    inner = "encoder.layer.0.intermediate.dense.weight"
+    layers = (
+        replace(layer("nf4", (8, 16)), regions=(Region(inner, (64, 192), (0, 8)),)),
+        replace(
+            layer("nf4", (32, 16), double=True),
+            regions=(Region(joined[0], (0, 256), (0, 16)), Region(joined[1], (0, 256), (16, 32))),
+        ),
+    )
+    monkeypatch.setattr("ingraft.base_precision.choice.converted_layers", lambda *_, **__: layers)
+    chosen = choose(base, write_adapter(tmp_path / "adapter", base), "dequantized")
+    assert chosen.dequantised is not None
+    stored = load_file(base / FILE)
+    with dequantised_weights(chosen.dequantised):
+        found = load_file(chosen.dequantised.folder / FILE)
+    both = as_seen(torch.cat([stored[name] for name in joined]), layers[1])
+    assert torch.equal(torch.cat([found[name] for name in joined]), both)
+    assert torch.equal(found[inner][4:12], as_seen(stored[inner][4:12], layers[0]))
+    untouched = {name for name in stored if name not in (*joined, inner)}
+    assert all(torch.equal(found[name], stored[name]) for name in untouched)
+    assert torch.equal(found[inner][:4], stored[inner][:4])
+    assert torch.equal(found[inner][12:], stored[inner][12:])
+    assert not torch.equal(found[inner][4:12], stored[inner][4:12])
+
+
 # Packed files that are not whole
 
 
@@ -491,9 +522,6 @@ def test_eight_bits_are_rounded_once(tmp_path: Path) -> None:
     assert half[f"{QUERY}.weight"].dtype == torch.float16
     assert half["pooler.dense.weight"].dtype == torch.float32  # stored so, and not touched
     assert torch.equal(half[f"{QUERY}.weight"], whole[f"{QUERY}.weight"].half())
-
-
-FILE = "model.safetensors"
 
 
 def test_the_manifest_names_the_base_that_was_packed(tmp_path: Path) -> None:

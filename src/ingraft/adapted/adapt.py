@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from ingraft.adapted.config import peft_config
 from ingraft.adapted.coverage import check_covered, configured_modules
 from ingraft.adapted.displaced import adapt_displaced
@@ -70,7 +68,6 @@ def adapt(part: Part, *, trust_remote_code: bool) -> Changes:
     _check_all_used(adapter, keys, names, state)
     if state:
         inject(model, config, read_tensors(adapter, state), who=adapter.name)
-    _keep_tied_biases(model)
     touched = {*tuned.values(), *tokens.values(), *names.saved.values()}
     touched |= {place.parameter for places in names.displaced.values() for place in places}
     return Changes(tuple(sorted(touched)), names.absent)
@@ -159,14 +156,3 @@ def _check_all_used(adapter: Adapter, keys: AdapterKeys, names: LiveNames, state
         raise UnusableInput(
             f"{len(unused)} of {len(adapter.tensors)} adapter tensors have no use, such as {unused[0]}."
         )
-
-
-def _keep_tied_biases(model: nn.Module) -> None:
-    """PEFT's retrained tokens on a tied output layer leave out that layer's bias, which the trained model has."""
-    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
-
-    for module in model.modules():
-        if isinstance(module, TrainableTokensLayer) and isinstance(module.base_layer, nn.Linear):
-            bias = module.base_layer.bias
-            if bias is not None:
-                module.register_forward_hook(lambda layer, inputs, output: output + layer.base_layer.bias)

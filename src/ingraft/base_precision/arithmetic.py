@@ -71,8 +71,7 @@ def unpacked(layer: QuantisedLayer, read: Read) -> Tensor:
 
 
 def as_seen(weight: Tensor, layer: QuantisedLayer) -> Tensor:
-    """`weight` [out, in] quantised and dequantised: what the layer computes with, in its dequantised dtype."""
-    weight = weight.to(DTYPES[layer.loaded])
+    """`weight` [out, in], as it was loaded, quantised and dequantised: what the layer computes with."""
     if layer.kind == "int8":
         return _through_int8(weight, layer)
     return _from_four_bit(_to_four_bit(weight.reshape(-1), layer), layer)

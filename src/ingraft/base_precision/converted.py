@@ -51,9 +51,9 @@ def converted_layers(
     layers = []
     for module in _quantised_modules(meta, config):
         parameter = f"{module}.weight"
-        if parameter in runtime.unclear:
-            raise UnusableInput(f"{model.name}: {parameter} is stored in a form that cannot be quantised again.")
         regions = runtime.regions.get(parameter, ())
+        if parameter in runtime.unclear or any(region.transposed or region.expert is not None for region in regions):
+            raise UnusableInput(f"{model.name}: {parameter} is stored in a form that cannot be quantised again.")
         if not regions:
             continue  # a layer that the checkpoint does not hold
         transposed = runtime.kinds.get(module) == "conv1d"

@@ -14,7 +14,6 @@ from ingraft.base_precision.dequantised import CopiedTensor, Dequantised
 from ingraft.base_precision.layers import QuantisedLayer
 from ingraft.checkpoint import TensorInfo, write_header
 from ingraft.checkpoint.transfer import OpenFiles, copy_bytes, open_files, read_into, write_from
-from ingraft.naming import Region
 
 
 def write_weights(base: Dequantised, *, workers: int, progress: Callable[[int], None]) -> None:
@@ -40,7 +39,7 @@ def _write(base: Dequantised, files: OpenFiles, pool: ThreadPoolExecutor, progre
         for region in layer.regions:
             part = parameter[slice(*region.rows)]
             target = copies[region.tensor].target
-            _store(files, target, region.elements[0], part.T if region.transposed else part)
+            _store(files, target, region.elements[0], part)
             progress(part.numel() * DTYPES[target.dtype].itemsize)
 
     for shard in base.shards:
@@ -72,18 +71,12 @@ def _computed(files: OpenFiles, copies: Mapping[str, CopiedTensor], layer: Quant
         seen = unpacked(layer, lambda info: _whole(files, info))
     else:
         rows, columns = layer.shape[::-1] if layer.transposed else layer.shape
-        stored = [_part(files, copies[region.tensor].source, region, columns) for region in layer.regions]
-        parameter = stored[0] if len(stored) == 1 else torch.empty(rows, columns, dtype=stored[0].dtype)
-        if len(stored) > 1:
-            for region, part in zip(layer.regions, stored, strict=True):
-                parameter[slice(*region.rows)] = part
+        parameter = torch.empty(rows, columns, dtype=DTYPES[layer.loaded])
+        for region in layer.regions:
+            part = _numbers(files, copies[region.tensor].source, *region.elements)
+            parameter[slice(*region.rows)] = part.reshape(-1, columns)
         seen = as_seen(parameter.T if layer.transposed else parameter, layer)
     return seen.T if layer.transposed else seen
-
-
-def _part(files: OpenFiles, source: TensorInfo, region: Region, columns: int) -> Tensor:
-    numbers = _numbers(files, source, *region.elements)
-    return numbers.reshape(columns, -1).T if region.transposed else numbers.reshape(-1, columns)
 
 
 def _numbers(files: OpenFiles, info: TensorInfo, start: int, stop: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ingraft.base_model import BaseModel
 from ingraft.errors import UnusableInput
@@ -18,17 +19,20 @@ def find_names(
     optional: Sequence[str],
     model: BaseModel,
     *,
+    saved: Sequence[str] = (),
     in_memory: bool = False,
     trust_remote_code: bool = False,
 ) -> Names:
     """Where `parameters` and, if they exist, `optional` ones lie in the base's checkpoint.
 
-    The running model is asked when a parameter is not stored under its name, or may share its numbers with another;
-    and with `in_memory`, because that route merges the running model.
+    The running model is asked when a parameter or a `saved` one (an optional one that ought to exist) is not stored
+    under its name, or may share its numbers with another; and with `in_memory`, because that route merges it.
     """
+    optional = [*optional, *saved]
     names = direct_names(parameters, optional, model.checkpoint, model.config)
     missing = [parameter for parameter in parameters if parameter in names.missing]
-    if not missing and not in_memory and not _may_be_tied(names):
+    unknown = [parameter for parameter in saved if parameter in names.missing]
+    if not missing and not unknown and not in_memory and not _may_be_tied(names):
         return names
     from ingraft.naming.meta import meta_names, runtime_model
 
@@ -42,10 +46,23 @@ def find_names(
             if not any(parameter in with_head.missing for parameter in parameters):
                 return with_head
     except UnusableInput:
+        if unknown and not missing and not in_memory and not _may_be_tied(names):
+            return names
         if missing and not _could_be_renamed(missing, model):
             return names
         raise
-    return found
+    return _with_stored(found, names)
+
+
+def _with_stored(found: Names, direct: Names) -> Names:
+    """`found`, and what the running model does not have but the file does: a head that is not loaded."""
+    extra = {name: regions for name, regions in direct.regions.items() if name in found.missing}
+    return replace(
+        found,
+        regions={**found.regions, **extra},
+        shapes={**found.shapes, **{name: direct.shapes[name] for name in extra}},
+        missing=tuple(name for name in found.missing if name not in extra),
+    )
 
 
 def _may_be_tied(names: Names) -> bool:
