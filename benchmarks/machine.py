@@ -32,6 +32,16 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
+def available_memory() -> int:
+    """Bytes that a process can have without anyone else going short; all there are where the system does not tell."""
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    facts = Path("/proc/meminfo")
+    if not facts.exists():
+        return everything
+    lines = dict(line.split(":", 1) for line in facts.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
 def _processor() -> str:
     if sys.platform.startswith("linux"):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -11,7 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contenders import COPY, INGRAFT, MERGES, PLAN, Contender, environment
-from benchmarks.machine import describe
+from benchmarks.machine import available_memory, describe
 from benchmarks.measure import Run, files_below, fresh, quiet_run
 from benchmarks.models import SHAPES
 from benchmarks.results import print_merge, save
@@ -45,7 +45,7 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
     """Every contender `rounds` times in turn, each round beginning with the next one; facts in JSON types."""
     base, adapter = place.base(name), place.adapter(name, RANK)
     inputs = [*files_below(base), *files_below(adapter)]
-    contenders = [COPY, PLAN, *MERGES]
+    contenders = [COPY, PLAN, *(contender for contender in MERGES if _fits(contender, place, name))]
     runs: dict[str, list[dict[str, Any]]] = {contender.key: [] for contender in contenders}
     samples: dict[str, array[int]] = {}
     for turn in range(rounds):
@@ -74,6 +74,17 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
         "runs": runs,
         "equal_to_ingraft": {key: equal_share(samples[INGRAFT.key], taken) for key, taken in samples.items()},
     }
+
+
+def _fits(contender: Contender, place: Workplace, name: str) -> bool:
+    """Has the machine the memory for it? Who loads the whole model is left out rather than killed."""
+    if not contender.loads_the_model:
+        return True
+    needed = 1.2 * sum(path.stat().st_size for path in place.weights(name)) + 1e9
+    fits = available_memory() > needed
+    if not fits:
+        print(f"{name} · {contender.what} is left out: it needs about {needed / 1e9:.0f} GB of memory", file=sys.stderr)
+    return fits
 
 
 def _facts(contender: Contender, run: Run) -> dict[str, Any]:

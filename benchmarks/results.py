@@ -83,7 +83,10 @@ def merge_table(measured: Measured) -> str:
     copy = median(runs[COPY.key], "seconds")
     rows = []
     for contender in (COPY, PLAN, *MERGES):
-        mine = runs[contender.key]
+        mine = runs.get(contender.key)
+        if mine is None:
+            rows.append([_code(contender), "not enough memory", *[""] * 5])
+            continue
         own = median(mine, "own") if contender in (INGRAFT, INGRAFT_UNPROVEN) else None
         rows.append(
             [
@@ -113,8 +116,10 @@ def _ratios_table(merges: Sequence[Measured]) -> str:
                 f"{measured['model']} ({measured['cache']})",
                 f"{median(runs[INGRAFT_UNPROVEN.key], 'own') / copy:.2f}",
                 f"{median(runs[INGRAFT.key], 'own') / copy:.2f}",
-                f"{median(runs[PEFT.key], 'seconds') / whole:.1f} ×",
-                f"{median(runs[SENTENCE_TRANSFORMERS.key], 'seconds') / whole:.1f} ×",
+                *(
+                    f"{median(runs[contender.key], 'seconds') / whole:.1f} ×" if contender.key in runs else ""
+                    for contender in (PEFT, SENTENCE_TRANSFORMERS)
+                ),
                 _megabytes(above),
             ]
         )
@@ -168,14 +173,17 @@ def _circumstances(measured: Measured) -> str:
         )
     if "equal_to_ingraft" in measured:
         equal = measured["equal_to_ingraft"]
-        kinds = ", ".join(f"{c.what.split(':')[0]} {100 * equal[c.key]:.4g} %" for c in (PEFT, SENTENCE_TRANSFORMERS))
-        lines.append(f"Elements equal bit for bit to those that ingraft wrote, in samples of three matrices: {kinds}.")
+        loading = [contender for contender in (PEFT, SENTENCE_TRANSFORMERS) if contender.key in equal]
+        kinds = ", ".join(f"{c.what.split(':')[0]} {100 * equal[c.key]:.4g} %" for c in loading)
+        if kinds:
+            lines.append(f"Elements equal to ingraft's bit for bit, in samples of three matrices: {kinds}.")
     return "\n".join(lines).rstrip()
 
 
 def _merge_plot(merges: Sequence[Measured]) -> str:
     def line(contender: Contender, value: Callable[[Sequence[Measured]], float]) -> Line:
-        points = [(one["nbytes"] / 1e9, value(one["runs"][contender.key])) for one in merges]
+        with_it = [one for one in merges if contender.key in one["runs"]]
+        points = [(one["nbytes"] / 1e9, value(one["runs"][contender.key])) for one in with_it]
         return Line(contender.key, contender.what, tuple(points))
 
     drawn = (PEFT, SENTENCE_TRANSFORMERS, INGRAFT, INGRAFT_UNPROVEN, COPY)

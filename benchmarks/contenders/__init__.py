@@ -12,11 +12,15 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Contender:
-    """`what` is its row's name; `command` has the places {base}, {adapter} and {output}."""
+    """`what` is its row's name; `command` has the places {base}, {adapter} and {output}.
+
+    loads_the_model  it holds the whole model in memory
+    """
 
     key: str
     what: str
     command: tuple[str, ...]
+    loads_the_model: bool = False
 
     def command_for(self, base: Path, adapter: Path, output: Path) -> list[str]:
         return [part.format(base=base, adapter=adapter, output=output) for part in self.command]
@@ -35,9 +39,12 @@ COPY = Contender("copy", "cp -r, fsync", ("sh", str(_HERE / "copy.sh"), "{base}"
 PLAN = Contender("ingraft-plan", "ingraft merge --dry-run", _ingraft("--dry-run"))
 INGRAFT_UNPROVEN = Contender("ingraft-unproven", "ingraft merge --no-verify", _ingraft("--no-verify"))
 INGRAFT = Contender("ingraft", "ingraft merge", _ingraft())
-PEFT = Contender("peft", "PEFT: load, merge, save", _script("peft_merge.py"))
+PEFT = Contender("peft", "PEFT: load, merge, save", _script("peft_merge.py"), loads_the_model=True)
 SENTENCE_TRANSFORMERS = Contender(
-    "sentence-transformers", "Sentence Transformers: load, merge, save", _script("sentence_transformers_merge.py")
+    "sentence-transformers",
+    "Sentence Transformers: load, merge, save",
+    _script("sentence_transformers_merge.py"),
+    loads_the_model=True,
 )
 MERGES = (INGRAFT_UNPROVEN, INGRAFT, PEFT, SENTENCE_TRANSFORMERS)
 

@@ -97,12 +97,11 @@ def check_parameters(
     noise    float32 units, of a row's largest number, that a result may be off before it is rounded
     remains  the method rounds what remains of a half-precision base, and its last float32 digits decide how
     """
-    found = dict(merged.named_parameters(remove_duplicate=False))
-    before = dict(base.named_parameters(remove_duplicate=False))
+    found, before = parameters(merged), parameters(base)
     assert found.keys() == exact.keys()
     changed = set()
     for name, value in exact.items():
-        number, start = found[name].detach(), before.get(name)
+        number, start = found[name], before.get(name)
         assert number.shape == value.shape, name
         if start is not None and start.shape == value.shape:
             assert number.dtype == start.dtype, name
@@ -141,10 +140,10 @@ def _largest(value: Tensor) -> Tensor:
     return value.abs().amax(dimensions, keepdim=True)
 
 
-def check_files(merged: Path, base: Path, changed: int, *, added: frozenset[str] = frozenset()) -> None:
+def check_files(merged: Path, base: Path, changed: int, *, may_add: frozenset[str] = frozenset()) -> None:
     """Names, dtypes and shapes are those of the base's files; exactly `changed` numbers of them are not the base's."""
     before, after = stored_tensors(base), stored_tensors(merged)
-    assert set(after) == set(before) | added
+    assert set(before) <= set(after) <= set(before) | may_add
     differing = 0
     for name, (dtype, shape, content) in before.items():
         assert after[name][:2] == (dtype, shape), name
@@ -155,10 +154,20 @@ def check_files(merged: Path, base: Path, changed: int, *, added: frozenset[str]
     assert differing == changed
 
 
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """By all their names, tied ones too."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
 def count_changed(merged: nn.Module, base: nn.Module) -> int:
-    """Numbers that differ in two models of one class."""
-    before = dict(base.named_parameters())
-    return sum(int((before[name] != value).sum()) for name, value in merged.named_parameters())
+    """Numbers of the base that differ in the merged model, tied ones once."""
+    after = parameters(merged)
+    return sum(int((after[name] != value.detach()).sum()) for name, value in base.named_parameters())
+
+
+def tied_names(model: nn.Module) -> frozenset[str]:
+    """Names of parameters that have another one already."""
+    return frozenset(parameters(model)) - {name for name, _ in model.named_parameters()}
 
 
 TEXTS = ["the query word in a model", "fever cough and pain without diabetes", "left hand or right foot", "text"]

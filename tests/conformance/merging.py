@@ -18,6 +18,7 @@ from conformance.comparison import (
     exact_parameters,
     in_float64,
     outputs,
+    tied_names,
 )
 from helpers.models import new_folder, quiet
 from ingraft.pipeline import MergeResult, merge
@@ -35,7 +36,6 @@ def check_merge(
     *,
     noise: float,
     remains: bool = False,
-    added: frozenset[str] = frozenset(),
     changed: int | None = None,
     **options: Any,
 ) -> MergeResult:
@@ -43,7 +43,6 @@ def check_merge(
 
     base            folder with the base's weights as safetensors
     noise, remains  of the tuner
-    added           tensors that the output has and the base's files have not
     changed         how many stored numbers are not the base's, where the loaded models cannot tell
     options         of the merge
     """
@@ -56,9 +55,9 @@ def check_merge(
     dtype = next(iter(merged.parameters())).dtype
     if changed is None:
         changed = count_changed(merged, before)
-    live = in_float64(trained.live)
-    check_parameters(merged, before, exact_parameters(live), noise=noise, remains=remains)
-    check_files(result.output / result.plan.layout.transformer, base, changed, added=added)
+    exact = exact_parameters(in_float64(trained.live))
+    check_parameters(merged, before, exact, noise=noise, remains=remains)
+    check_files(result.output / result.plan.layout.transformer, base, changed, may_add=tied_names(before))
     expected = outputs(in_float64(trained.whole), architecture)
     assert error(outputs(in_float64(trained.before), architecture), expected) > EFFECT
     found = error(outputs(in_float64(after), architecture), expected)

@@ -131,12 +131,12 @@ BY_BIAS += [
     Case(name, architecture, kind, options={"lora_bias": True})
     for name, architecture, kind in [
         ("lora", "bert", "linear"),
-        ("lora", "gte", "linear"),
         ("lora", "gpt2", "conv1d"),
         ("lora", "vit", "conv"),
         ("rslora", "distilbert", "linear"),
     ]
 ]
+BY_BIAS += [Case("lora", "gte", options={"lora_bias": True, "target_modules": {"q_proj", "v_proj", "o_proj"}})]
 
 CASES = list({str(case): case for case in [*BY_ROW, *BY_ARCHITECTURE, *BY_DTYPE, *BY_LAYOUT, *BY_BIAS]}.values())
 

@@ -519,6 +519,11 @@ def test_eight_bits_are_rounded_once(tmp_path: Path) -> None:
     whole = load_file(merge(adapter, tmp_path / "whole", base_precision="dequantized", dtype="float32").output / FILE)
     result = merge(adapter, tmp_path / "half", base_precision="dequantized")
     half = load_file(result.output / FILE)
+    stored, change = load_file(base / FILE), load_file(adapter / "adapter_model.safetensors")
+    lora_a, lora_b = (change[f"base_model.model.{QUERY}.lora_{name}.weight"].double() for name in "AB")
+    scale = stored[f"{QUERY}.SCB"].double()[:, None] / 127
+    exact = stored[f"{QUERY}.weight"].double() * scale + 2 * lora_b @ lora_a
+    torch.testing.assert_close(whole[f"{QUERY}.weight"].double(), exact, atol=1e-6, rtol=1e-6)
     assert half[f"{QUERY}.weight"].dtype == torch.float16
     assert half["pooler.dense.weight"].dtype == torch.float32  # stored so, and not touched
     assert torch.equal(half[f"{QUERY}.weight"], whole[f"{QUERY}.weight"].half())

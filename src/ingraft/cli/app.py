@@ -5,6 +5,7 @@ Exit codes: 0 done · 1 a check of the result failed · 2 unusable input or comm
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors that a person can mend are printed in words; any other exception is a bug and passes through.
     """
+    # bitsandbytes, where it is installed, tells of its kernels as soon as peft imports it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(args=arguments, prog_name="ingraft")
     except IngraftError as error:

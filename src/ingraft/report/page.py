@@ -85,6 +85,7 @@ def render(
     script = _resource("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": words.number, "percent": words.percent, "shortened": words.shortened}
+    environment.filters |= {"fixed": words.fixed, "limit": words.limit}
     return environment.from_string(_resource("page.html")).render(
         report=report,
         plan=plan,
@@ -102,7 +103,7 @@ def render(
         distances=Markup(plots.distances(found)) if found else "",
         parity=report.figures.get("embeddings"),
         versions=versions(),
-        created=datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds"),
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,
         style=Markup(_resource("page.css")),
         script=Markup(script),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import altair
 
 from ingraft.report.answers import Comparison, Pair
 from ingraft.report.effects import TensorEffect, cells, places
-from ingraft.report.words import number, percent, shortened
+from ingraft.report.words import number, percent, raised, shortened
 
 _INK, _MUTED, _LINE, _ACCENT, _PAPER = (f"var(--{name})" for name in ("ink", "muted", "line", "accent", "paper"))
 _FONT = "system-ui, sans-serif"
@@ -54,9 +55,9 @@ def heat_map(effects: Sequence[TensorEffect]) -> str:
         fillOpacity=altair.FillOpacity("share:Q", scale=altair.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     )
     words = base.mark_text(fontSize=11 if width > 30 else 8, aria=False).encode(
-        text="text:N", color=altair.condition("datum.share > 0.5", altair.value(_PAPER), altair.value(_INK))
+        text="text:N", color=altair.condition("datum.share > 0.72", altair.value(_PAPER), altair.value(_INK))
     )
-    return _svg((squares + words).properties(width=width * len(columns), height=24 * len(modules)))
+    return _svg((squares + words).properties(width=width * len(columns), height=24 * len(modules)), names=modules)
 
 
 def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
@@ -73,7 +74,7 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
         return ""
     modules = list(dict.fromkeys(spot.module for spot in spots.values()))
     kinds = [kind for kind in (here, wide) if any(row["kind"] == kind for row in rows)]
-    legend = altair.Legend(title=None, orient="top") if len(kinds) > 1 else None
+    legend = altair.Legend(title=None, orient="top", columnPadding=30) if len(kinds) > 1 else None
     dots = _chart(rows).mark_point(size=36, strokeWidth=1.5, opacity=0.8)
     return _svg(
         dots.encode(
@@ -83,7 +84,8 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
             color=altair.Color("kind:N", scale=altair.Scale(domain=kinds, range=[_ACCENT, _MUTED]), legend=legend),
             shape=altair.Shape("kind:N", scale=altair.Scale(domain=kinds, range=["circle", "diamond"]), legend=legend),
             description="label:N",
-        ).properties(width=480, height=22 * len(modules))
+        ).properties(width=300, height=24 * len(modules)),
+        names=modules,
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def _pair_label(pair: Pair, which: str, value: float) -> str:
 
 
 def distances(found: Comparison) -> str:
-    """How far each text's outputs are from base + adapter: two histograms over one logarithmic axis."""
+    """How far each text's outputs are from base + adapter: a histogram per model, over one logarithmic axis."""
     series = {
         _MERGED: [distance.merged for distance in found.distances],
         _BASE: [distance.base for distance in found.distances],
@@ -143,7 +145,6 @@ def distances(found: Comparison) -> str:
             low, high = (10 ** (floor + edge / _BINS_PER_DECADE) for edge in (place, place + 1))
             label = f"{kind}: {count} texts between {number(low)} and {number(high)}"
             rows.append({"kind": kind, "low": low, "high": high, "count": count, "zero": 0, "label": label})
-    kinds = [_MERGED, _BASE]
     bars = _chart(rows).mark_rect(stroke=_PAPER, strokeWidth=1)
     return _svg(
         bars.encode(
@@ -152,10 +153,12 @@ def distances(found: Comparison) -> str:
             x2="high:Q",
             y=altair.Y("zero:Q", title="texts", axis=altair.Axis(tickMinStep=1)),
             y2="count:Q",
-            color=altair.Color("kind:N", scale=altair.Scale(domain=kinds, range=[_ACCENT, _MUTED]),
-                               legend=altair.Legend(title=None, orient="top")),
+            row=altair.Row("kind:N", sort=[_MERGED, _BASE], title=None, spacing=12,
+                           header=altair.Header(labelOrient="top", labelAnchor="start", labelPadding=2)),
+            color=altair.Color("kind:N", legend=None,
+                               scale=altair.Scale(domain=[_MERGED, _BASE], range=[_ACCENT, _MUTED])),
             description="label:N",
-        ).properties(width=_WIDE - 60, height=170)
+        ).properties(width=_WIDE - 60, height=90)
     )  # fmt: skip
 
 
@@ -168,21 +171,30 @@ def _chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
 
 def _powers(values: Sequence[float]) -> Any:
     """An axis with a tick for each power of ten around `values`, or each second one where there are many."""
-    low, high = (round_(math.log10(edge(values))) for edge, round_ in ((min, math.floor), (max, math.ceil)))
-    step = 1 if high - low <= 9 else 2
-    ticks = [float(f"1e{power}") for power in range(low, high + 1, step)]
-    return altair.Axis(values=ticks, labelExpr="format(datum.value, '.0e')", grid=True)
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    powers = range(low, high + 1, 1 if high - low <= 9 else 2)
+    labels = [f"10{raised(power)}" if power else "1" for power in range(low, high + 1)]
+    return altair.Axis(
+        values=[10.0**power for power in powers],
+        labelExpr=f"{json.dumps(labels, ensure_ascii=False)}[round(log(datum.value) / LN10) - ({low})]",
+        grid=True,
+    )
 
 
-def _svg(chart: Any) -> str:
-    """The chart as SVG, with ids that are its own in the page and without a size of its own beyond the page's."""
-    drawn = chart.configure(background="transparent", font=_FONT, padding=2)
+def _svg(chart: Any, *, names: Sequence[str] = ()) -> str:
+    """The chart as SVG, with ids that are its own in the page.
+
+    names  labels at its left: a reader's font may be a fifth wider than the one that they were measured in
+    """
+    padding = {"left": 2 + 1.5 * max(map(len, names), default=0), "top": 2, "right": 4, "bottom": 2}
+    drawn = chart.configure(background="transparent", font=_FONT, padding=padding)
     drawn = drawn.configure_view(stroke=None)
     drawn = drawn.configure_axis(
         labelColor=_INK, titleColor=_MUTED, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE,
-        labelFontSize=11, titleFontSize=11, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal",
+        labelFontSize=11, titleFontSize=11, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal", titlePadding=8,
     )  # fmt: skip
     drawn = drawn.configure_legend(labelColor=_INK, labelFontSize=11, symbolOpacity=1)
+    drawn = drawn.configure_header(labelColor=_INK, labelFontSize=12, labelFontWeight="bold", labelFont=_FONT)
     drawn = drawn.configure_title(color=_INK, fontSize=12, fontWeight="bold", anchor="start")
     buffer = io.StringIO()
     drawn.save(buffer, format="svg")

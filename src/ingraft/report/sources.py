@@ -105,7 +105,7 @@ def _result(plan: MergePlan, manifest: Mapping[str, Any]) -> tuple[tuple[str, st
     }
     dtypes = dict.fromkeys(dtype(step.dtype) for step in plan.steps() if step.action != "copy")
     facts = [("tensors", ", ".join(f"{count} {what}" for what, count in counts.items() if count))]
-    facts += [("dtype of what changed", ", ".join(dtypes)), ("route", plan.route)]
-    facts += [("loads with", plan.layout.model_class or "transformers")]
-    facts += [("merged at", str(manifest["created"]))] if "created" in manifest else []
+    facts += [("edited in", ", ".join(dtypes)), ("route", plan.route)]
+    facts += [("class", plan.layout.model_class or "transformers")]
+    facts += [("merged at", str(manifest["created"])[:16].replace("T", " ") + " UTC")] if "created" in manifest else []
     return tuple(facts)

@@ -21,18 +21,36 @@ def number(value: Any) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g} × 10{str(int(exponent)).translate(_RAISED)}"
+    return f"{float(mantissa):g} × 10{raised(int(exponent))}"
+
+
+def raised(exponent: int) -> str:
+    """`⁻⁷`."""
+    return str(exponent).translate(_RAISED)
 
 
 def percent(share: float | None) -> str:
-    """`7.6 %`; never rounded up to 100 % or down to 0 %."""
+    """`7.6 %`, `99.9998 %`; never rounded up to 100 % or down to 0 %."""
     if share is None:
         return "–"
     if 0.9995 <= share < 1:
-        return "> 99.9 %"
+        places = min(7, -math.floor(math.log10(100 * (1 - share))))
+        return f"{math.floor(100 * share * 10**places) / 10**places:.{places}f} %"
     if 0 < share < 1e-5:
         return "< 0.001 %"
     return f"{100 * share:.3g} %"
+
+
+def fixed(value: float) -> str:
+    """Four places, with a minus that is as wide as a plus."""
+    return f"{value:.4f}".replace("-", "−")
+
+
+def limit(value: Any) -> str:
+    """What a check's value is held against: a count is to be met, a measure not to be passed."""
+    if value is None:
+        return "–"
+    return f"of {number(value)}" if isinstance(value, int) else f"≤ {number(value)}"
 
 
 def times(ratio: float) -> str:
