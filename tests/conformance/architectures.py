@@ -148,7 +148,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ("wi", "wo"),
         ("q", "v"),
         ("layer_norm",),
-        "shared",
+        "embed_tokens",
         auto="AutoModelForTextEncoding",
     ),
     "squeezebert": Architecture(
@@ -179,6 +179,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ("ln_1", "ln_2"),
         "wte",
     ),
+    # scales what it looks up
+    "gemma3": Architecture(
+        "Gemma3TextConfig",
+        {**_DECODER, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8},
+        *_LLAMA,
+    ),
     # one tensor per expert on disk, one stack of all when loaded
     "qwen3-moe": Architecture(
         "Qwen3MoeConfig",
@@ -189,6 +195,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "mixtral": Architecture(
         "MixtralConfig",
         {**_EXPERTS, "num_local_experts": 4},
+        *_MOE,
+        experts=("experts.gate_up_proj", "experts.down_proj"),
+    ),
+    # stacks of experts on disk too, [in, out], some of them square
+    "gpt-oss": Architecture(
+        "GptOssConfig",
+        {**_EXPERTS, "num_local_experts": 4, "intermediate_size": HIDDEN, "sliding_window": 16},
         *_MOE,
         experts=("experts.gate_up_proj", "experts.down_proj"),
     ),

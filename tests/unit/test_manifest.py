@@ -11,7 +11,7 @@ import pytest
 
 from helpers.handmade import load_json, write_adapter, write_base
 from helpers.merging import merged
-from ingraft.manifest import FILE, hash_files, versions
+from ingraft.manifest import FILE, FileHashes, versions
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, (1 << 22) - 1, 1 << 22, (1 << 22) + 1])
@@ -21,7 +21,10 @@ def test_hashes(size: int, tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
 
-    assert hash_files([path, path], workers=2) == {path: hashlib.sha256(path.read_bytes()).hexdigest()}
+    with FileHashes(workers=2) as hashes:
+        hashes.start([path, path])
+        assert hashes.get(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert hashes.get(tmp_path / "never started") is None
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from ingraft import __version__
 from ingraft.cli.demo import demo
+from ingraft.cli.diff import diff
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
@@ -23,7 +24,7 @@ from ingraft.cli.verify import verify
 from ingraft.errors import IngraftError
 
 # In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
-VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, demo, methods)
+VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, diff, demo, methods)
 
 _INTERRUPTED = 130
 

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy
 from numpy.typing import NDArray
+
+from ingraft.verification.answers import Answers
 
 Rows: TypeAlias = NDArray[Any]
 _MOST_PAIRS = 800
 _MOST_TEXTS = 2000
 _NEIGHBOURS = (1, 3, 5, 10)
-
-
-class Answers(Protocol):
-    """Outputs of the three models: rows [n, width] in the same order, `of_text` the number of each row's text."""
-
-    @property
-    def model_class(self) -> str: ...
-    @property
-    def texts(self) -> Sequence[str]: ...
-    @property
-    def of_text(self) -> Rows: ...
-    @property
-    def base(self) -> Rows: ...
-    @property
-    def adapted(self) -> Rows: ...
-    @property
-    def merged(self) -> Rows: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-// Nothing on the page depends on this: it shows the label of a mark under the pointer, and opens what is folded for print.
+// Nothing on the page depends on this: it shows the label of the mark under the pointer.
 "use strict";
 const tip = document.getElementById("tip");
 document.addEventListener("pointermove", (event) => {
@@ -9,12 +9,4 @@ document.addEventListener("pointermove", (event) => {
   const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);
   tip.style.left = Math.max(8, left) + "px";
   tip.style.top = event.clientY + 16 + "px";
-});
-let opened = [];
-window.addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
-  for (const part of opened) part.open = true;
-});
-window.addEventListener("afterprint", () => {
-  for (const part of opened) part.open = false;
 });

@@ -23,7 +23,8 @@ from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
 
 if TYPE_CHECKING:
-    from ingraft.report.answers import Answers, Comparison
+    from ingraft.report.answers import Comparison
+    from ingraft.verification.answers import Answers
 
 _LIBRARIES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 _MOST_TENSORS = 600  # in the table of them; the JSON has them all
