@@ -11,7 +11,8 @@ import peft
 import torch
 import transformers
 from peft.tuners.lora import BdLoraConfig, KasaConfig, MontecloraConfig
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from conformance.architectures import ARCHITECTURES, Architecture, dense
 from helpers.models import new_folder, quiet
@@ -193,10 +194,14 @@ def by_peft(
     torch.manual_seed(0)
     model = peft.get_peft_model(load(base, dtype="auto"), config, adapter_name=name)
     disturb(model, size=size)
+    return save_by_peft(model, model.get_base_model(), load(base, dtype="auto").eval(), **save)
+
+
+def save_by_peft(model: Any, live: Any, before: Any, **save: Any) -> Trained:
+    """Save what get_peft_model made."""
     folder = new_folder("adapter")
     model.save_pretrained(folder, **save)
-    live = model.eval().get_base_model()
-    return Trained(folder, live, live, load(base, dtype="auto").eval())
+    return Trained(folder, live.eval(), live, before)
 
 
 @quiet()
@@ -232,3 +237,10 @@ def disturb(model: nn.Module, *, seed: int = 0, size: float = 1.0) -> None:
                 parameter.add_((0.3 * usual * size * noise).to(parameter.dtype))
                 moved += 1
     assert moved
+
+
+def change_tensors(adapter: Path, change: Callable[[str, Tensor], tuple[str, Tensor]]) -> None:
+    """Change keys and values of an adapter's file."""
+    file = adapter / "adapter_model.safetensors"
+    changed = dict(change(key, value) for key, value in load_file(file).items())
+    save_file({key: value.contiguous() for key, value in changed.items()}, file, metadata={"format": "pt"})

@@ -25,8 +25,10 @@ from ingraft.errors import UnusableInput
 from ingraft.verification.encoding import Outputs, Rows
 
 _SHAKES = 2
+# `-c` puts the current directory first, where a folder may be called ingraft or torch: it goes.
 _START = (
-    "import sys; sys.modules['peft'] = None; from ingraft.verification.plain_process import main; main(sys.argv[1])"
+    "import sys; sys.path.remove(''); sys.modules['peft'] = None; "
+    "from ingraft.verification.plain_process import main; main(sys.argv[1])"
 )
 
 
