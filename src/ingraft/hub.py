@@ -62,6 +62,8 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
     except RevisionNotFoundError:
         raise UnusableInput(f"The {role} {repo_id} has no revision {revision}.", hint=hint) from None
     except RepositoryNotFoundError:
+        if "/" not in repo_id and role == "base model":  # as Sentence Transformers spells its own models
+            return _download(f"sentence-transformers/{repo_id}", role=role, revision=revision, hint=hint)
         raise UnusableInput(
             f"The {role} {repo_id} is neither a directory here nor a repository on the Hub.",
             hint=hint or "A private one needs: hf auth login",

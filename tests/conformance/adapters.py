@@ -14,7 +14,7 @@ from peft.tuners.lora import BdLoraConfig, KasaConfig, MontecloraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conformance.architectures import ARCHITECTURES, Architecture, dense
+from conformance.architectures import ARCHITECTURES, Architecture
 from helpers.models import new_folder, quiet
 
 Make = Callable[[Architecture, "tuple[str, ...]"], Any]  # an architecture and its target modules → a PeftConfig
@@ -218,7 +218,7 @@ def by_sentence_transformers(
     disturb(model[0], size=size)
     for module in model.children():
         if type(module).__name__ == "Dense":
-            module.load_state_dict(dense(seed=99).state_dict())
+            disturb(module)
     folder = new_folder("adapter")
     model.save_pretrained(str(folder))
     return Trained(folder, model[0].model.eval(), model.eval(), load(str(base), device="cpu").eval())

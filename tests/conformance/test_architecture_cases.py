@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ def check_lora(architecture: str, folder: Path | None = None, *, size: float = 1
     folder = folder or base(architecture)
     options.setdefault("target_modules", list(ARCHITECTURES[architecture].linear))
     trained = by_peft(folder, lora(**options), auto=ARCHITECTURES[architecture].auto, size=size)
-    check_merge(trained, folder, architecture, noise=NOISE)
+    check_merge(trained, folder, architecture, noise=TUNERS["dora" if options.get("use_dora") else "lora"].noise)
 
 
 # Names
@@ -88,7 +89,7 @@ def test_trained_with_a_head_on_a_headless_base(architecture: str, head: str, tu
     before = transformers.AutoModel.from_pretrained(base(architecture), dtype="auto").eval()
     body: Any = trained.live.base_model
     if architecture == "bert":  # the class with a head has no pooler, which stays the base's
-        body.pooler = before.pooler
+        body.pooler = copy.deepcopy(before.pooler)
     check_merge(
         Trained(trained.folder, body, body, before), base(architecture), architecture, noise=TUNERS[tuner].noise
     )
@@ -223,30 +224,58 @@ def test_pruned_ranks_of_adalora() -> None:
 # Vocabulary and ties
 
 
-@pytest.mark.parametrize("architecture", ["bert", "qwen3", "gpt2", "nomic-bert", "bert-mlm", "qwen3-lm"])
 @pytest.mark.parametrize("rows", [VOCABULARY + 8, VOCABULARY - 8], ids=["grown", "shrunk"])
-def test_resized_vocabulary(architecture: str, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        *[(name, "plain") for name in ("bert", "qwen3", "gpt2", "nomic-bert", "bert-mlm", "qwen3-lm")],
+        *[(name, "sentence") for name in ("bert", "bert-mlm", "qwen3")],
+    ],
+)
+def test_resized_vocabulary(architecture: str, layout: Layout, rows: int) -> None:
     made = ARCHITECTURES[architecture]
-    model_class = getattr(transformers, made.auto)
+    kind = "conv1d" if architecture == "gpt2" else "linear"
     with quiet():
-        model = model_class.from_pretrained(base(architecture), dtype="auto")
-        before = model_class.from_pretrained(base(architecture), dtype="auto").eval()
-        model.resize_token_embeddings(rows, mean_resizing=False)
-        adapted: Any = peft.get_peft_model(model, lora(target_modules=list(made.linear)))
-        disturb(adapted)
-        disturb(model.get_input_embeddings().requires_grad_(True))
-        trained = save_by_peft(adapted, adapted.get_base_model(), before)
+        trained = _resized(architecture, layout, config_for("lora", architecture, kind), rows)
     result = merge(trained.folder, new_folder("merged") / "out")
-    merged, info = model_class.from_pretrained(result.output, dtype="auto", output_loading_info=True)
+    merged, info = getattr(transformers, made.auto).from_pretrained(
+        result.output, dtype="auto", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert merged.config.vocab_size == rows
-    exact = exact_parameters(in_float64(trained.live))
-    assert error(before.get_input_embeddings().weight[:100], merged.get_input_embeddings().weight[:100]) > 0.1
-    check_parameters(merged, before, exact, noise=NOISE)
+    old, new = (model.get_input_embeddings().weight.detach()[:100] for model in (trained.before, merged))
+    assert error(old, new) > 0.1
+    live = in_float64(trained.live)
+    check_parameters(merged, trained.before, exact_parameters(live), noise=NOISE)
     ids = torch.arange(rows)[None, :60]
     with torch.no_grad():
-        found, expected = in_float64(merged.eval())(input_ids=ids)[0], in_float64(trained.live)(input_ids=ids)[0]
+        found, expected = in_float64(merged.eval())(input_ids=ids)[0], live(input_ids=ids)[0]
     assert error(found, expected) < LIMITS[torch.float32]
+
+
+def _resized(architecture: str, layout: Layout, config: Any, rows: int) -> Trained:
+    """Trained on a model with another number of token embeddings, which are trained too."""
+    import sentence_transformers
+
+    made, folder = ARCHITECTURES[architecture], base(architecture, layout=layout)
+    before = getattr(transformers, made.auto).from_pretrained(folder, dtype="auto").eval()
+    if layout == "plain":
+        model = getattr(transformers, made.auto).from_pretrained(folder, dtype="auto")
+    else:
+        whole = getattr(sentence_transformers, made.sentence)(str(folder), device="cpu")
+        model = whole[0].model
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    if layout == "plain":
+        adapted: Any = peft.get_peft_model(model, config)
+    else:
+        whole.add_adapter(config)
+    disturb(model)
+    disturb(model.get_input_embeddings().requires_grad_(True))
+    if layout == "plain":
+        return save_by_peft(adapted, model, before)
+    adapter = new_folder("adapter")
+    whole.save_pretrained(str(adapter))
+    return Trained(adapter, model.eval(), whole.eval(), before)
 
 
 @pytest.mark.parametrize("layout", ["plain", "sentence"])
@@ -275,6 +304,21 @@ def test_saved_embedding_that_an_output_layer_shares(architecture: str, ensure: 
         modules_to_save=[ARCHITECTURES[architecture].embedding],
         ensure_weight_tying=ensure,
     )
+
+
+@pytest.mark.parametrize("layout", ["plain", "sentence"])
+@pytest.mark.parametrize("ensure", [False, True])
+@pytest.mark.parametrize("architecture", ["qwen3-lm", "bert-mlm"])
+def test_lora_on_an_embedding_that_an_output_layer_shares(architecture: str, ensure: bool, layout: Layout) -> None:
+    made = ARCHITECTURES[architecture]
+    config = lora(target_modules=[made.embedding, *made.square], ensure_weight_tying=ensure)
+    if layout == "sentence" and architecture == "bert-mlm":
+        folder = base(architecture, layout=layout)
+        trained = by_sentence_transformers(folder, config, model_class=made.sentence)
+    else:
+        folder = base(architecture)
+        trained = by_peft(folder, config, auto=made.auto)
+    check_merge(trained, folder, architecture, noise=NOISE)
 
 
 def test_lora_on_both_sides_of_a_tie() -> None:

@@ -39,7 +39,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        options = [f"{name}={value}" for name, value in self.options.items()]
+        options = [f"{name}={value}" for name, value in self.options.items() if name != "target_modules"]
         return " ".join([self.tuner, self.architecture, self.kind, self.dtype, self.layout, *options])
 
 
@@ -136,7 +136,7 @@ BY_BIAS += [
         ("rslora", "distilbert", "linear"),
     ]
 ]
-BY_BIAS += [Case("lora", "gte", options={"lora_bias": True, "target_modules": {"q_proj", "v_proj", "o_proj"}})]
+BY_BIAS += [Case("lora", "gte", options={"lora_bias": True, "target_modules": ["q_proj", "v_proj", "o_proj"]})]
 
 CASES = list({str(case): case for case in [*BY_ROW, *BY_ARCHITECTURE, *BY_DTYPE, *BY_LAYOUT, *BY_BIAS]}.values())
 

@@ -40,7 +40,7 @@ def test_different_is_1_and_the_table_has_the_adapter_in_it() -> None:
     assert {row[6] for row in rows} == {str(RANK)}
     sizes = [float(row[1]) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
-    assert run.out.splitlines()[-1].startswith("different 12 tensors, ")
+    assert run.out.splitlines()[-1].startswith("different 13 tensors, ")  # the pooler too
 
 
 def test_json_says_the_same() -> None:

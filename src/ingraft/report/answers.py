@@ -66,6 +66,11 @@ def compare_answers(answers: Answers) -> Comparison | None:
     """None where the models' outputs have different shapes and cannot be set against each other."""
     if not answers.base.shape == answers.adapted.shape == answers.merged.shape or not len(answers.adapted):
         return None
+    with numpy.errstate(invalid="ignore", over="ignore"):  # a broken model's answers may be NaN or infinite
+        return _compared(answers)
+
+
+def _compared(answers: Answers) -> Comparison:
     distances = _distances(answers)
     if answers.model_class == "CrossEncoder":
         return Comparison("score", _scores(answers), False, distances, ())

@@ -41,10 +41,11 @@ class TensorEffect:
 
     @property
     def lost_in_float32(self) -> float | None:
-        """What float32 would lose at most: rounding errors of a variance below (u·w)²/3, so u·‖W‖/(√3·‖ΔW‖)."""
+        """What float32 would lose at most: rounding errors of a variance below (u·w)²/3, so u·‖W + ΔW‖ / (√3·‖ΔW‖)."""
         if self.dtype not in ("BF16", "F16") or not self.delta_norm or self.lost is None:
             return None
-        return min(self.lost, _FLOAT32_UNIT * self.base_norm / (math.sqrt(3) * self.delta_norm))
+        written = self.base_norm + self.delta_norm
+        return min(self.lost, _FLOAT32_UNIT * written / (math.sqrt(3) * self.delta_norm))
 
 
 @dataclass(frozen=True)

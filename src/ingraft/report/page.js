@@ -2,7 +2,7 @@
 "use strict";
 const tip = document.getElementById("tip");
 document.addEventListener("pointermove", (event) => {
-  const mark = event.target.closest?.("svg [aria-roledescription][aria-label]:not([role=graphics-object])");
+  const mark = event.target.closest?.("svg [role=graphics-symbol]:not([aria-roledescription=axis], [aria-roledescription=legend], [aria-roledescription=title])");
   tip.hidden = !mark;
   if (!mark) return;
   tip.textContent = mark.getAttribute("aria-label");

@@ -110,6 +110,7 @@ def render(
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         times=words.times,
+        against=words.against,
         dtype=words.dtype,
     )
 

@@ -20,8 +20,8 @@ def number(value: Any) -> str:
         return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g} × 10{raised(int(exponent))}"
+    mantissa, exponent = f"{value:.2e}".replace("-", "−", value < 0).split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')} × 10{raised(int(exponent))}"
 
 
 def raised(exponent: int) -> str:
@@ -51,6 +51,17 @@ def limit(value: Any) -> str:
     if value is None:
         return "–"
     return f"of {number(value)}" if isinstance(value, int) else f"≤ {number(value)}"
+
+
+def against(value: Any, limit: Any) -> str:
+    """`67 of 68`, `231 where 1 is allowed`."""
+    if limit is None:
+        return number(value)
+    return (
+        f"{number(value)} of {number(limit)}"
+        if isinstance(limit, int)
+        else f"{number(value)} where {number(limit)} is allowed"
+    )
 
 
 def times(ratio: float) -> str:

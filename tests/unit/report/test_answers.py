@@ -97,8 +97,8 @@ def test_a_cross_encoder_has_scores() -> None:
 
 
 def test_neighbours() -> None:
-    # On a circle, each text's neighbours are known; the base has two texts in each other's places.
-    angles = numpy.linspace(0, 2, 12)
+    # On a circle, ever farther apart: the nearest to each text is the one before it. The base has two swapped.
+    angles = numpy.cumsum(0.1 + 0.005 * numpy.arange(12))
     adapted = numpy.stack([numpy.cos(angles), numpy.sin(angles)], axis=1).astype(numpy.float32)
     base = adapted.copy()
     base[[0, 11]] = base[[11, 0]]
@@ -108,8 +108,8 @@ def test_neighbours() -> None:
 
     assert list(found) == [1, 3, 5, 10]
     assert all(row.merged == 1.0 for row in found.values())
-    # 0 and 11 find each other's neighbours, and two more texts have one of them as theirs.
-    assert found[1].base == pytest.approx(1 - 2 / 12)
+    # 0 and 11 find each other's nearest, and 1 finds 11 in the place of 0.
+    assert found[1].base == pytest.approx(1 - 3 / 12)
     assert found[10].base < 1.0
 
 

@@ -71,7 +71,7 @@ def test_what_was_recorded_agrees_with_what_is_read(merge) -> None:
 
 
 def test_a_base_that_is_gone_is_left_out(merge, tmp_path) -> None:
-    plan, output = merge
+    plan, _ = merge
 
     assert measured_effects(plan, tmp_path) == ()
     assert recorded_effects(plan, [{"tensor": "unknown"}]) == ()
@@ -91,8 +91,7 @@ def test_what_float32_would_lose(merge) -> None:
     for narrow, exact in zip(stored, wide, strict=True):
         assert narrow.lost_in_float32 is not None
         assert exact.lost is not None
-        # A bound for the average rounding: one small tensor may be a little above it.
-        assert 0 < exact.lost < 1.2 * narrow.lost_in_float32 < narrow.lost
+        assert 0 < exact.lost < narrow.lost_in_float32 < narrow.lost  # type: ignore[operator]
     assert wide[0].lost_in_float32 is None
 
 

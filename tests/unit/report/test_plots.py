@@ -38,8 +38,9 @@ def comparison(count: int = 8, texts: str = "text") -> Comparison:
 
 def labels(svg: str) -> list[str]:
     """Of the marks, not of axes and legends."""
-    marks = [node for node in ElementTree.fromstring(svg).iter() if node.get("aria-roledescription")]
-    return [node.get("aria-label") or "" for node in marks if node.get("role") == "graphics-symbol"]
+    symbols = [node for node in ElementTree.fromstring(svg).iter() if node.get("role") == "graphics-symbol"]
+    marks = [node for node in symbols if node.get("aria-roledescription") not in ("axis", "legend", "title")]
+    return [node.get("aria-label") or "" for node in marks]
 
 
 def words(svg: str) -> list[str]:

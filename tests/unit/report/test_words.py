@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ingraft.report.words import limit, number, percent, short_name, shortened, times
+from ingraft.report.words import against, limit, number, percent, short_name, shortened, times
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from ingraft.report.words import limit, number, percent, short_name, shortened, 
         (231.2, "231"),
         (12_345.6, "12,346"),
         (8.25e-7, "8.25 × 10⁻⁷"),
-        (-9.999e-4, "-10 × 10⁻⁴"),
+        (-9.999e-4, "−1 × 10⁻³"),
         (3e12, "3 × 10¹²"),
         (math.inf, "∞"),
         (-math.inf, "−∞"),
@@ -58,6 +58,12 @@ def test_ratios_have_two_digits(ratio, text) -> None:
 
 def test_limits_of_counts_and_of_measures() -> None:
     assert [limit(value) for value in (None, 72, 0.01)] == ["–", "of 72", "≤ 0.01"]
+
+
+def test_a_value_against_its_limit() -> None:
+    assert against(67, 68) == "67 of 68"
+    assert against(231.2, 1.0) == "231 where 1 is allowed"
+    assert against(0.1, None) == "0.1"
 
 
 def test_texts_and_names_are_cut() -> None:
