@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## fine-tune a real model, merge, prove and load it (offline, about 4 minutes)
-	$(BIN)/ingraft demo
+	$(BIN)/ingraft demo --overwrite
 
 test: check  ## check, then every test
 	$(BIN)/pytest -n 2

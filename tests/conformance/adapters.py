@@ -112,9 +112,7 @@ TUNERS: Mapping[str, Tuner] = {
     "unilora-seed": Tuner(
         "Uni-LoRA, indices from the seed", _config(peft.UniLoraConfig, r=4, theta_d_length=64), size=20
     ),
-    "adalora": Tuner(
-        "AdaLoRA", _config(peft.AdaLoraConfig, init_r=4, target_r=2, total_step=10, lora_alpha=8), size=5
-    ),
+    "adalora": Tuner("AdaLoRA", _config(peft.AdaLoraConfig, init_r=4, target_r=2, total_step=10, lora_alpha=8), size=5),
     "oft": Tuner("OFT", _config(peft.OFTConfig, oft_block_size=8)),
     "boft": Tuner("BOFT", _config(peft.BOFTConfig, boft_block_size=4), noise=8),
     "hra": Tuner("HRA", _config(peft.HRAConfig, r=4), noise=10),

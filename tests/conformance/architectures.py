@@ -1,4 +1,4 @@
-"""Small models of many architectures, as transformers and Sentence Transformers save them; made once, then read-only."""
+"""Small models of many architectures, as transformers and Sentence Transformers save them; made once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ _EXPERTS = {**_DECODER, "num_experts_per_tok": 2, "intermediate_size": 16, "head
 _DISTIL = {"vocab_size": VOCABULARY, "dim": HIDDEN, "n_layers": 2, "n_heads": HEADS, "hidden_dim": INNER}
 _GPT2 = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 2, "n_head": HEADS, "n_inner": INNER, "n_positions": 64}
 _T5 = {"vocab_size": VOCABULARY, "d_model": HIDDEN, "d_kv": 8, "d_ff": INNER, "num_layers": 2, "num_heads": HEADS}
-_VIT = {key: value for key, value in _ENCODER.items() if "position" not in key and "_id" not in key and "vocab" not in key}
+_VIT = {
+    key: value for key, value in _ENCODER.items() if "position" not in key and "_id" not in key and "vocab" not in key
+}
 _SQUEEZE = {f"{name}_groups": 1 for name in ("q", "k", "v", "post_attention", "intermediate", "output")}
 _SQUEEZE |= {"embedding_size": HIDDEN}
 

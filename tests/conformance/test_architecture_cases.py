@@ -1,4 +1,4 @@
-"""Ways to train and to save that no table lists: names, heads, grown vocabularies, ties, experts, routers, odd tensors."""
+"""Ways to train and to save that no table lists: names, heads, vocabularies, ties, experts, routers, odd tensors."""
 
 from __future__ import annotations
 
@@ -596,9 +596,7 @@ def test_multi_vector_encoder() -> None:
         trained = by_sentence_transformers(folder, config_for("lora", "bert"), model_class="MultiVectorEncoder")
         result = merge(trained.folder, new_folder("merged") / "out")
         merged = MultiVectorEncoder(str(result.output), device="cpu").eval()
-    check_parameters(
-        merged[0].model, trained.before[0].model, exact_parameters(in_float64(trained.live)), noise=NOISE
-    )
+    check_parameters(merged[0].model, trained.before[0].model, exact_parameters(in_float64(trained.live)), noise=NOISE)
     texts = ["fever and cough", "left hand"]
     found, expected, unadapted = (m.double().encode_document(texts) for m in (merged, trained.whole, trained.before))
     for index in range(len(texts)):

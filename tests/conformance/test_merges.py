@@ -173,7 +173,9 @@ def test_every_mergeable_row_has_cases() -> None:
     assert {row for row, _ in covered} == {row for row, _ in wanted}
 
 
-@pytest.mark.parametrize("architectures", [("bert", "vit", "squeezebert"), ("qwen2", "gpt2")], ids=["encoder", "decoder"])
+@pytest.mark.parametrize(
+    "architectures", [("bert", "vit", "squeezebert"), ("qwen2", "gpt2")], ids=["encoder", "decoder"]
+)
 def test_every_mergeable_row_is_tried_on_an_encoder_and_a_decoder(architectures: tuple[str, ...]) -> None:
     tried = {TUNERS[case.tuner].row for case in CASES if case.architecture in architectures}
     assert tried == {row.name for row in METHODS if row.route != "refused"}
