@@ -91,6 +91,9 @@ _MOE = (_ATTENTION, (), ("q_proj", "o_proj"), (*_LLAMA_NORMS, "norm"), "embed_to
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "bert": Architecture("BertConfig", _ENCODER, *_BERT),
+    "bert-wide": Architecture(
+        "BertConfig", {**_ENCODER, "hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 1}, *_BERT
+    ),
     "xlm-roberta": Architecture("XLMRobertaConfig", {**_ENCODER, **_NAMED}, *_BERT),
     "mpnet": Architecture(
         "MPNetConfig",
