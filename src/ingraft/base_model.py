@@ -21,6 +21,7 @@ EDITABLE_DTYPES = ("F32", "BF16", "F16", "F64")
 class BaseModel:
     """The base: its name as the user or the adapter gave it, its layout, the transformer's config and weights.
 
+    as_stored  the output is a plain transformers directory, loaded by the class that its config.json names
     task  what the merged model is loaded for (`transformer_task`), as the adapter's directory says, else the base's
     """
 
@@ -29,6 +30,7 @@ class BaseModel:
     config: Mapping[str, Any]
     checkpoint: Checkpoint
     task: str = "feature-extraction"
+    as_stored: bool = False
 
 
 def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
@@ -58,8 +60,15 @@ def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
         raise UnusableInput(
             f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base."
         )
-    task = transformer_task(_trained_layout(adapter) or layout)
-    return BaseModel(name, layout, read_json_object(folder / "config.json"), open_checkpoint(folder), task)
+    trained = _trained_layout(adapter)
+    return BaseModel(
+        name,
+        layout,
+        read_json_object(folder / "config.json"),
+        open_checkpoint(folder),
+        task=transformer_task(trained or layout),
+        as_stored=trained is None and not layout.is_sentence_transformers,
+    )
 
 
 def _trained_layout(adapter: Adapter) -> Layout | None:

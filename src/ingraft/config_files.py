@@ -50,7 +50,11 @@ def _grown_vocabulary(shards: Sequence[OutputShard]) -> int | None:
     """The new number of rows where the adapter brings an embedding of another size than the base's."""
     for shard in shards:
         for step in shard.steps:
-            if step.source is not None and step.shape != step.source.shape and step.edits[0].kind == "embedding":
+            if (
+                step.source is not None
+                and step.shape != step.source.shape
+                and any(edit.kind == "embedding" for edit in step.edits)
+            ):
                 return step.shape[0]
     return None
 

@@ -133,7 +133,7 @@ def _plan_one(
     _check_all_used(adapter, [*edits, *replaced], added)
     saved = [parameter.parameter for parameter in tensors.saved]
     check_head_stored(model, saved, names, trust_remote_code=trust_remote_code)
-    ties = plan_ties([*replaced, *edits], names, model.checkpoint, adapter.config.raw)
+    ties = plan_ties([*replaced, *edits], names, model.checkpoint, adapter.config)
     by_tensor = edits_by_tensor(ties.edits)
     check_editable(model, by_tensor, ties.twins)
     notes = (*chosen.notes, *tensors.notes, *ties.notes)
@@ -147,16 +147,15 @@ def _find_names(
     if has_target_parameters(adapter.config.raw):
         from ingraft.naming.meta import runtime_model
 
-        runtime = runtime_model(model, trust_remote_code=trust_remote_code)
+        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
         tensors = with_parameters(tensors, adapter.config.raw, runtime)
     weights = [target.weight for target in tensors.targets]
     saved = [parameter.parameter for parameter in tensors.saved]
     if method.route == "in-memory" and not weights:
         from ingraft.naming.meta import runtime_model
 
-        tensors = with_configured_modules(
-            tensors, adapter.config.raw, runtime_model(model, trust_remote_code=trust_remote_code)
-        )
+        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
+        tensors = with_configured_modules(tensors, adapter.config.raw, runtime)
         weights = [target.weight for target in tensors.targets]
     biases = [target.bias for target in tensors.targets]
     names = find_names(
@@ -164,7 +163,7 @@ def _find_names(
         biases,
         model,
         saved=saved,
-        in_memory=method.route == "in-memory",
+        ask=method.route == "in-memory" or has_target_parameters(adapter.config.raw),
         trust_remote_code=trust_remote_code,
     )
     missing = [weight for weight in weights if weight in names.missing]
@@ -194,10 +193,8 @@ def _nothing_fits(adapter: Adapter, tensors: AdapterTensors, model: BaseModel, m
 
 def _added(adapter: Adapter, absent: Sequence[SavedParameter]) -> tuple[SavedParameter, ...]:
     """Saved parameters that the base lacks: new heads are added, whatever nobody asked for is refused."""
-    wanted = adapter.config.modules_to_save
     for saved in absent:
-        module = saved.parameter.rsplit(".", 1)[0]
-        if not any(f".{name}." in f".{module}." for name in wanted):
+        if not adapter.config.saves_whole(saved.parameter.rsplit(".", 1)[0]):
             raise UnusableInput(
                 f"{adapter.weights}: {saved.key} belongs to nothing in the base and is not in modules_to_save.",
                 hint=f"Run: ingraft inspect {adapter.name}",

@@ -96,9 +96,7 @@ def _step(info: TensorInfo, edits: tuple[Edit, ...], stored: str | None) -> Merg
 
 def _new_shape(info: TensorInfo, edits: tuple[Edit, ...]) -> tuple[int, ...]:
     """The base's shape, or that of a replacement with another number of rows (a grown vocabulary)."""
-    first = edits[0]
-    grown = first.formula == REPLACE and first.elements[0] == 0 and first.elements[1] == first.inputs["value"].elements
-    return first.inputs["value"].shape if grown and len(first.inputs["value"].shape) == len(info.shape) else info.shape
+    return next((edit.inputs["value"].shape for edit in edits if edit.grown), info.shape)
 
 
 def _add(saved: SavedParameter, dtype: str) -> MergeStep:

@@ -36,6 +36,7 @@ class Edit:
     rows      the rows [start, stop) of the matrix that lie there
     transposed  the part is stored as [in, out]
     expert    which matrix of a stack of experts this is
+    grown     the whole tensor is replaced by one with another number of rows
     """
 
     target: str
@@ -50,6 +51,7 @@ class Edit:
     rows: tuple[int, int]
     transposed: bool = False
     expert: int | None = None
+    grown: bool = False
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,7 @@ def place_saved(
                         rows=(0, matrix[0]) if whole else region.rows,
                         transposed=region.transposed,
                         expert=region.expert,
+                        grown=whole,
                     ),
                 )
             )

@@ -6,10 +6,10 @@ and the config says `tie_word_embeddings: false`. Which it is follows from what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from ingraft.adapter import AdapterConfig
 from ingraft.checkpoint import Checkpoint, TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.naming import Names
@@ -39,7 +39,7 @@ class TiePlan:
     notes: tuple[str, ...]
 
 
-def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint, config: Mapping[str, Any]) -> TiePlan:
+def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint, config: AdapterConfig) -> TiePlan:
     """Keep or cut the ties that `edits` touch. `config` is the adapter's."""
     runtime = names.runtime
     if runtime is None or not runtime.tied:
@@ -53,7 +53,7 @@ def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint,
         touching = [edit for edit, name in zip(edits, parameters, strict=True) if name in members]
         if not touching:
             continue
-        together = config.get("ensure_weight_tying") or all(_for_all_twins(edit, config) for edit in touching)
+        together = all(_for_all_twins(edit, config) for edit in touching)
         if together and touching[0].edit.formula in _SHARED_BY_TWINS and _with_bias(members, runtime):
             cut = True
             silenced = _with_bias(members, runtime)
@@ -96,11 +96,11 @@ def _running_name(placed: PlacedEdit, names: Names) -> str:
     return names.running.get(parameter, parameter)
 
 
-def _for_all_twins(placed: PlacedEdit, config: Mapping[str, Any]) -> bool:
+def _for_all_twins(placed: PlacedEdit, config: AdapterConfig) -> bool:
     """Does PEFT apply this edit to every twin: token rows, and embeddings saved because the vocabulary grew?"""
     edit = placed.edit
     if edit.formula == REPLACE:
-        return not any(f".{edit.target}.".find(f".{name}.") >= 0 for name in config.get("modules_to_save") or [])
+        return not config.saves_whole(edit.target)
     return edit.formula in _SHARED_BY_TWINS
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ingraft.adapter import AdapterConfig
 from ingraft.checkpoint import TensorInfo, open_checkpoint
 from ingraft.naming import Names, Region
 from ingraft.naming.meta import RuntimeModel
@@ -53,7 +54,11 @@ def plan(
         )
         for parameter in touched
     ]
-    return plan_ties(edits, names, open_checkpoint(tmp_path), config)
+    return plan_ties(edits, names, open_checkpoint(tmp_path), adapter_config(**config))
+
+
+def adapter_config(**raw: Any) -> AdapterConfig:
+    return AdapterConfig("LORA", None, None, None, tuple(raw.get("modules_to_save", ())), raw)
 
 
 def test_other_parameters_do_not_matter(tmp_path: Path) -> None:
@@ -89,11 +94,12 @@ def test_delta_on_both(tmp_path: Path) -> None:
     assert found.untied
 
 
-def test_asked_to_stay_tied(tmp_path: Path) -> None:
+def test_the_wish_to_stay_tied_is_not_believed(tmp_path: Path) -> None:
+    """PEFT ties the adapters of some models only, and then the file holds both sides."""
     found = plan(tmp_path, [EMBEDDING], ensure_weight_tying=True)
 
-    assert (found.untied, found.twins) == (False, ())
-    assert "stay tied" in found.notes[0]
+    assert found.untied
+    assert [twin.tensor for twin in found.twins] == [HEAD]
 
 
 def test_grown_embedding_is_for_both(tmp_path: Path) -> None:
@@ -118,6 +124,6 @@ def test_trained_tokens_are_for_both(tmp_path: Path) -> None:
 def test_model_without_ties(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
 
-    found = plan_ties([], Names({}, (), {}, {}, ""), open_checkpoint(tmp_path), {})
+    found = plan_ties([], Names({}, (), {}, {}, ""), open_checkpoint(tmp_path), adapter_config())
 
     assert found == TiePlan((), (), False, ())

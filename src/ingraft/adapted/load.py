@@ -90,9 +90,11 @@ def open_unadapted(
     for model in bases:
         _check_base(model)
     _check_memory(bases, dtype)
+    # What PEFT takes out of the base it rounds to the base's dtype; so float64 comes after the adapter is on.
+    loaded: DType = "stored" if dtype == "float64" else dtype
     with assembled(adapters, bases) as directory:
         live = load_model(
-            directory.layout, f"The base model {bases[0].name}", trust_remote_code=trust_remote_code, dtype=dtype
+            directory.layout, f"The base model {bases[0].name}", trust_remote_code=trust_remote_code, dtype=loaded
         )
         transformers = transformers_by_folder(live, directory.layout)
         parts = tuple(

@@ -80,7 +80,11 @@ def live_names(
                 f"{adapter.weights}: {keys.saved[parameter].key} belongs to parameters that the model loads in parts, "
                 f"such as {placements[0].parameter}; that is not supported."
             )
-        elif placements is None or through.has_head(parameter) or _is_asked_for(adapter, parameter):
+        elif (
+            placements is None
+            or through.has_head(parameter)
+            or adapter.config.saves_whole(parameter.rpartition(".")[0])
+        ):
             absent.append(parameter)
         else:
             raise _fits_nothing(adapter, keys.saved[parameter].key, parameters, base)
@@ -180,9 +184,8 @@ def _is_whole(placements: Sequence[Placement], base: BaseModel) -> bool:
     return region.elements == (0, base.checkpoint.tensors[region.tensor].elements)
 
 
-def _is_asked_for(adapter: Adapter, parameter: str) -> bool:
-    module = parameter.rpartition(".")[0]
-    return any(f".{name}." in f".{module}." for name in adapter.config.modules_to_save)
+def _module_of(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
 
 
 def _fits_nothing(adapter: Adapter, name: str, known: Sequence[str], base: BaseModel) -> UnusableInput:

@@ -12,6 +12,7 @@ from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
+from ingraft.methods.table import method_for
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -27,6 +28,13 @@ class AdapterConfig:
     task_type: str | None
     modules_to_save: tuple[str, ...]
     raw: Mapping[str, Any]
+
+    def saves_whole(self, module: str) -> bool:
+        """Is `module` or one around it in modules_to_save? PEFT compares the ends of names: `classifier` means
+        `pre_classifier` too."""
+        parts = module.split(".")
+        around = [".".join(parts[: count + 1]) for count in range(len(parts))]
+        return any(name.endswith(wanted) for name in around for wanted in self.modules_to_save)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,9 @@ def _open(root: Path, folder: Path) -> Adapter:
         raise UnusableInput(f"{folder} has an adapter_config.json but no weights: expected adapter_model.safetensors.")
     tensors = {info.name: info for info in read_tensors(weights)}
     if not tensors:
+        method = method_for(config.raw)  # X-LoRA saves an empty file beside its experts
+        if method.route == "refused":
+            raise UnusableInput(f"{root}: {method.name} cannot be merged: {method.reason}")
         raise UnusableInput(f"{weights} holds no tensor.", hint="Save the adapter again.")
     return Adapter(root, folder, config, weights, tensors)
 

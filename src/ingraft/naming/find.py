@@ -20,24 +20,25 @@ def find_names(
     model: BaseModel,
     *,
     saved: Sequence[str] = (),
-    in_memory: bool = False,
+    ask: bool = False,
     trust_remote_code: bool = False,
 ) -> Names:
     """Where `parameters` and, if they exist, `optional` ones lie in the base's checkpoint.
 
     The running model is asked when a parameter or a `saved` one (an optional one that ought to exist) is not stored
-    under its name, or may share its numbers with another; and with `in_memory`, because that route merges it.
+    under its name, or may share its numbers with another; and with `ask`, for what only it knows: the order of its
+    modules, how it stacks experts.
     """
     optional = [*optional, *saved]
     names = direct_names(parameters, optional, model.checkpoint, model.config)
     missing = [parameter for parameter in parameters if parameter in names.missing]
     unknown = [parameter for parameter in saved if parameter in names.missing]
-    if not missing and not unknown and not in_memory and not _may_be_tied(names):
+    if not missing and not unknown and not ask and not _may_be_tied(names):
         return names
     from ingraft.naming.meta import meta_names, runtime_model
 
     try:
-        runtime = runtime_model(model, trust_remote_code=trust_remote_code)
+        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
         found = meta_names(parameters, optional, runtime)
         if any(parameter in found.missing for parameter in parameters):
             with_head = meta_names(
@@ -46,7 +47,7 @@ def find_names(
             if not any(parameter in with_head.missing for parameter in parameters):
                 return with_head
     except UnusableInput:
-        if unknown and not missing and not in_memory and not _may_be_tied(names):
+        if unknown and not missing and not ask and not _may_be_tied(names):
             return names
         if missing and not _could_be_renamed(missing, model):
             return names

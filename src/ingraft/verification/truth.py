@@ -19,9 +19,11 @@ from ingraft.adapter import open_adapter
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
-from ingraft.verification.read import load_whole
+from ingraft.verification.read import DTYPES, load_whole
 
 Forward = Callable[[Tensor], Tensor]
+# PEFT takes a part out of the base when it loads these, and rounds what remains to the base's dtype.
+_ROUND_THE_BASE = ("pissa:pissa", "pissa:olora", "pissa:kasa", "osf:osf")
 # Whose forward pass is written out here.
 _OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
 
@@ -29,7 +31,10 @@ _OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias"
 @contextmanager
 def open_truth(plan: MergePlan) -> Iterator[Truth]:
     with open_files() as files:
-        yield Truth(plan, files)
+        truth = Truth(plan, files)
+        if any(edit.formula == IN_MEMORY for edit in plan.edits()):
+            truth.load()
+        yield truth
 
 
 class Truth:
@@ -99,8 +104,13 @@ class Truth:
 
         weight, bias = self._base_numbers(edit)
         layer = BaseLayer(edit.kind, weight, bias)
+        begin = layer
+        if edit.formula in _ROUND_THE_BASE:
+            stored = DTYPES[self._edits[(edit.target, "weight")][0][0].source.dtype]  # type: ignore[union-attr]
+            begin = BaseLayer(edit.kind, weight.to(stored), None if bias is None else bias.to(stored))
         folder = next(iter(edit.inputs.values())).file.parent
-        return layer, forward_of(adapted_layer(open_adapter(folder), edit.target, layer, shapes=self._shapes), layer)
+        adapted = adapted_layer(open_adapter(folder), edit.target, begin, shapes=self._shapes).float()
+        return layer, forward_of(adapted, layer)
 
     def _live_layer(self, edit: Edit) -> tuple[Any, Forward]:
         from ingraft.adapted.layer import BaseLayer, forward_of
@@ -109,6 +119,14 @@ class Truth:
         base = module.get_base_layer()
         layer = BaseLayer(edit.kind, base.weight, getattr(base, "bias", None))
         return layer, forward_of(module, layer)
+
+    def load(self) -> None:
+        """Load the whole adapted model now, on the thread that the merge loaded it on.
+
+        Another thread has its own number of OpenMP threads, with which an ill-conditioned start (FRoD solves for its
+        basis) comes out differently by more than rounding.
+        """
+        _ = self._live
 
     @cached_property
     def _live(self) -> Any:

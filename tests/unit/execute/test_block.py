@@ -123,7 +123,9 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     return int(request.param)
 
 
-A, B = torch.randn(3, 8), torch.randn(10, 3)
+# Seeded: for some numbers, one in a few hundred draws, float32 and float64 round to different bfloat16 neighbours.
+_SEED = torch.Generator().manual_seed(0)
+A, B = torch.randn(3, 8, generator=_SEED), torch.randn(10, 3, generator=_SEED)
 DELTA = 2.0 * (B.double() @ A.double())
 
 
