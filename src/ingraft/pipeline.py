@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.checkpoint import open_checkpoint, read_header
@@ -80,10 +80,11 @@ def run_plan(
     *,
     overwrite: bool = False,
     verify: bool = True,
+    embeddings: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Execute, verify and publish a plan."""
+    """Execute, verify and publish a plan. `embeddings`: the proof runs the three models on texts as well."""
     with _garbage_kept():
         from ingraft.execute import default_workers, execute
         from ingraft.manifest import FileHashes, write_manifest
@@ -114,6 +115,10 @@ def run_plan(
                 checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
                 shown.end()
                 report = VerificationReport(checks, effect_figures(figures))
+                if embeddings and report.passed:
+                    shown.begin("embeddings", 0)
+                    report = _with_embeddings(report, plan, folder)
+                    shown.end()
                 if not report.passed:
                     raise CheckFailed(
                         _failure(report), hint="Nothing was published. Please report this as a bug of ingraft."
@@ -132,6 +137,7 @@ def verify(
     trust_remote_code: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
+    on_plan: Callable[[MergePlan], None] | None = None,
 ) -> VerificationReport:
     """Prove from disk that `merged` equals base + `adapter`: the weights again, and embeddings through PEFT itself.
 
@@ -139,7 +145,6 @@ def verify(
     inputs cannot be compared; a failed check is in the report, not an exception.
     """
     from ingraft.execute import default_workers
-    from ingraft.verification.embeddings import embedding_parity
     from ingraft.verification.files import verify_files
     from ingraft.verification.weights import verify_weights
 
@@ -150,6 +155,8 @@ def verify(
         plan = plan_merge(
             adapter, base, dtype=stored, base_precision=base_precision, trust_remote_code=trust_remote_code
         )
+    if on_plan:
+        on_plan(plan)
     shown = progress or _Silent()
     workers = workers or default_workers()
     with _weights_of_base(plan, workers, shown):
@@ -157,20 +164,32 @@ def verify(
         checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
         shown.end()
         checks = (*checks, *verify_files(plan, folder))
-        figures: dict[str, Any] = {}
+        report = VerificationReport(checks)
         if checks[0].passed:  # a model of another structure cannot be loaded to be compared
             shown.begin("embeddings", 0)
-            parity = embedding_parity(
-                folder,
-                adapter,
-                plan.base.root,
-                texts=list(texts) if texts else None,
-                trust_remote_code=trust_remote_code,
-            )
+            report = _with_embeddings(report, plan, folder, adapter, texts)
             shown.end()
-            checks = (*checks, *parity.checks)
-            figures = parity.figures()
-    return VerificationReport(checks, figures)
+    return report
+
+
+def _with_embeddings(
+    report: VerificationReport,
+    plan: MergePlan,
+    folder: Path,
+    adapter: str | Path | None = None,
+    texts: Sequence[str] | None = None,
+) -> VerificationReport:
+    from ingraft.verification.embeddings import embedding_parity
+
+    parity = embedding_parity(
+        folder,
+        adapter or plan.adapter.root,
+        plan.base.root,
+        texts=list(texts) if texts else None,
+        trust_remote_code=plan.trust_remote_code,
+    )
+    checks = (*report.checks, *parity.checks)
+    return VerificationReport(checks, {**report.figures, **parity.figures()}, parity.answers)
 
 
 @contextmanager

@@ -216,8 +216,10 @@ def test_interrupted(moment: str, adapter: Path, tmp_path: Path) -> None:
 
 
 # The interpreter's own start cannot be interrupted in good order; from here on ingraft is running.
+# A shell that runs the tests in the background has children ignore SIGINT; a user's shell does not.
 INTERRUPTIBLE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ingraft.cli import app
 import ingraft.plan
 real = ingraft.plan.plan_merge

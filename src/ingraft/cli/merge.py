@@ -39,6 +39,14 @@ def merge(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run base, base + adapter and merged model on texts before publishing, and write the whole proof to "
+            "this file as an HTML page.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: the CPU's cores, at most 8.")] = None,
     format: Annotated[Format, typer.Option(help="How to print plan and result.")] = "human",
 ) -> None:
@@ -51,6 +59,8 @@ def merge(
     human = format == "human"
     if not dry_run:
         check_output(output, overwrite=overwrite)
+    if report is not None:
+        _check_report(report, no_verify)
     plan = plan_merge(adapter, base, dtype=dtype, base_precision=base_precision, trust_remote_code=trust_remote_code)
     if save_plan is not None:
         show.save_json(save_plan, plan.to_dict())
@@ -61,11 +71,34 @@ def merge(
             show.json({"plan": plan.to_dict()})
         return
     with show.progress(human) as progress:
-        result = run_plan(plan, output, overwrite=overwrite, verify=not no_verify, workers=workers, progress=progress)
+        result = run_plan(
+            plan,
+            output,
+            overwrite=overwrite,
+            verify=not no_verify,
+            embeddings=report is not None,
+            workers=workers,
+            progress=progress,
+        )
+    if report is not None and result.report is not None:
+        from ingraft.report import write_report
+
+        write_report(report, result.report, plan, merged=output)
     if human:
         show.result(result)
+        if report is not None:
+            show.line("report", str(report))
     else:
         show.json(_facts(result))
+
+
+def _check_report(report: Path, no_verify: bool) -> None:
+    from ingraft.errors import UnusableInput
+    from ingraft.report import check_report
+
+    if no_verify:
+        raise UnusableInput("--report shows the proof, which --no-verify leaves out.", hint="Leave out one of them.")
+    check_report(report)
 
 
 def _facts(result: Any) -> dict[str, Any]:

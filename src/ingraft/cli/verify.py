@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ingraft.cli.merge import Format
+
+if TYPE_CHECKING:
+    from ingraft.steps import MergePlan
 
 
 def verify(
@@ -29,6 +32,9 @@ def verify(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the proof to this file as an HTML page.", show_default=False)
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to print the checks.")] = "human",
 ) -> None:
     """Prove that MERGED equals its base plus the adapter. Exit code 1 when a check fails."""
@@ -36,9 +42,14 @@ def verify(
     from ingraft.pipeline import verify as run
     from ingraft.verification.texts import read_texts
 
+    if report is not None:
+        from ingraft.report import check_report
+
+        check_report(report)
+    plans: list[MergePlan] = []
     chosen = read_texts(texts) if texts else None
     with show.progress(format == "human") as progress:
-        report = run(
+        found = run(
             merged,
             adapter,
             base=base,
@@ -46,11 +57,19 @@ def verify(
             texts=chosen,
             trust_remote_code=trust_remote_code,
             progress=progress,
+            on_plan=plans.append,
         )
+    if report is not None:
+        from ingraft.hub import local_directory
+        from ingraft.report import write_report
+
+        write_report(report, found, plans[-1], merged=local_directory(merged, role="merged model"))
     if format == "json":
-        show.json(report.to_dict())
+        show.json(found.to_dict())
     else:
-        show.checks(report)
-        show.verdict(report)
-    if not report.passed:
+        show.checks(found)
+        show.verdict(found)
+        if report is not None:
+            show.line("report", str(report))
+    if not found.passed:
         raise typer.Exit(1)

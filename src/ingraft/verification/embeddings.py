@@ -14,7 +14,7 @@ import copy
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ from ingraft.adapted.quiet import quiet
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.layout import read_layout
+from ingraft.verification.answers import Answers
 from ingraft.verification.encoding import Outputs, outputs
 from ingraft.verification.plain_process import PlainOutputs, encode_without_peft
 from ingraft.verification.report import Check
@@ -54,6 +55,7 @@ class EmbeddingParity:
     max_abs     largest difference of a single number
     cosine      smallest cosine between a merged and an unmerged row
     by_text     ‖merged − adapted‖ / ‖adapted‖ of each text
+    answers     all the outputs; None where they have different shapes
     """
 
     model_class: str
@@ -68,6 +70,7 @@ class EmbeddingParity:
     cosine: float
     by_text: tuple[float, ...]
     checks: tuple[Check, ...]
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def figures(self) -> dict[str, Any]:
         """The numbers in JSON types."""
@@ -193,6 +196,7 @@ def compare(
         cosine=_smallest_cosine(m, a),
         by_text=tuple(by_text.tolist()),
         checks=checks,
+        answers=Answers(model_class, tuple(texts), adapted.of_text, before.rows, adapted.rows, plain.outputs.rows),
     )
 
 

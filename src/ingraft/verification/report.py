@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingraft.verification.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,11 @@ class Check:
 
 @dataclass(frozen=True)
 class VerificationReport:
+    """`answers` are the outputs that the figures on embeddings are about, for a page that shows them; not in JSON."""
+
     checks: tuple[Check, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:

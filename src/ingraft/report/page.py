@@ -1,0 +1,160 @@
+"""One HTML file with everything in it: no script is needed to see it, and nothing is asked from any server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ingraft.errors import UnusableInput
+from ingraft.manifest import versions
+from ingraft.report import words
+from ingraft.report.effects import TensorEffect, measured_effects, recorded_effects, with_losses
+from ingraft.report.sources import parts, read_manifest
+from ingraft.steps import MergePlan
+from ingraft.verification.report import VerificationReport
+
+if TYPE_CHECKING:
+    from ingraft.report.answers import Comparison
+
+_LIBRARIES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
+_MOST_TENSORS = 600  # in the table of them; the JSON has them all
+_WORST_TEXTS = 8
+_MOVED_PAIRS = 8
+
+
+def check_report(path: Path) -> None:
+    """Raise UnusableInput when a report could not be written to `path`: to be asked before the long work, not after."""
+    missing = [name for module, name in _LIBRARIES.items() if find_spec(module) is None]
+    if missing:
+        raise UnusableInput(
+            f"A report needs {', '.join(missing)}.", hint="Install it with: pip install 'ingraft[report]'"
+        )
+    if path.is_dir():
+        raise UnusableInput(f"{path} is a directory.", hint="Name a file for the report, such as report.html.")
+
+
+def write_report(
+    path: Path,
+    report: VerificationReport,
+    plan: MergePlan,
+    *,
+    merged: Path,
+    command: str = "",
+) -> None:
+    """Write `report` on the merge of `plan` into `merged` as an HTML page to `path`.
+
+    command  the command line that `report` is from
+    Raises UnusableInput when `path` cannot be written, or the libraries of `ingraft[report]` are not installed.
+    """
+    check_report(path)
+    page = render(report, plan, merged=merged, command=command)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command: str = "") -> str:
+    """The page as text; without `report.answers` it says how to get them."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from ingraft.report import plots
+    from ingraft.report.answers import compare_answers
+
+    manifest = read_manifest(merged)
+    effects, recorded = _effects(report, plan, merged, manifest)
+    found = compare_answers(report.answers) if report.answers is not None else None
+    stored = words.dtype(next((step.dtype for step in plan.steps() if step.action == "edit"), ""))
+    script = _resource("page.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": words.number, "percent": words.percent, "shortened": words.shortened}
+    environment.filters |= {"fixed": words.fixed, "limit": words.limit}
+    return environment.from_string(_resource("page.html")).render(
+        report=report,
+        plan=plan,
+        merged=merged,
+        parts=parts(plan, merged, manifest),
+        effects=sorted(effects, key=lambda effect: -(effect.relative or 0.0))[:_MOST_TENSORS],
+        effects_left=max(0, len(effects) - _MOST_TENSORS),
+        recorded=recorded,
+        kept=_kept(effects),
+        stored=stored,
+        heat_map=Markup(plots.heat_map(effects)) if effects else "",
+        rounding=Markup(plots.rounding(effects, stored)),
+        answers=_answers(found) if found else None,
+        scatter=Markup(plots.scatter(found)) if found else "",
+        distances=Markup(plots.distances(found)) if found else "",
+        parity=report.figures.get("embeddings"),
+        versions=versions(),
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command,
+        style=Markup(_resource("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        times=words.times,
+        against=words.against,
+        dtype=words.dtype,
+    )
+
+
+def _resource(name: str) -> str:
+    return files("ingraft.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _effects(
+    report: VerificationReport, plan: MergePlan, merged: Path, manifest: Mapping[str, Any]
+) -> tuple[tuple[TensorEffect, ...], bool]:
+    """By tensor, and whether what rounding lost is the merge's own record and not measured now."""
+    if report.figures.get("tensors"):
+        return recorded_effects(plan, report.figures["tensors"]), False
+    proof = manifest.get("verification") or {}
+    recorded = recorded_effects(plan, (proof.get("figures") or {}).get("tensors", ()))
+    measured = with_losses(measured_effects(plan, merged), recorded)
+    return measured or recorded, True
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the stored dtype keeps of all deltas together, and what float32 would."""
+
+    stored: float
+    float32: float | None
+
+
+def _kept(effects: tuple[TensorEffect, ...]) -> _Kept | None:
+    known = [effect for effect in effects if effect.lost is not None]
+    whole = sum(effect.delta_norm**2 for effect in known)
+    if not whole:
+        return None
+    lost = sum(((effect.lost or 0.0) * effect.delta_norm) ** 2 for effect in known)
+    wide = [effect.lost_in_float32 for effect in known]
+    in_float32 = sum(((w or 0.0) * effect.delta_norm) ** 2 for w, effect in zip(wide, known, strict=True))
+    return _Kept(1 - (lost / whole) ** 0.5, 1 - (in_float32 / whole) ** 0.5 if any(wide) else None)
+
+
+def _answers(found: Comparison) -> dict[str, Any]:
+    """What the page's tables show of the answers."""
+    worst = sorted(found.distances, key=lambda distance: -distance.merged)
+    moved = sorted(found.pairs, key=lambda pair: -abs(pair.moved))
+    return {
+        "found": found,
+        "worst": worst[:_WORST_TEXTS],
+        "moved": moved[:_MOVED_PAIRS],
+        "median_merged": median(distance.merged for distance in found.distances),
+        "median_base": median(distance.base for distance in found.distances),
+        "largest_pair": max(abs(pair.merged - pair.adapted) for pair in found.pairs) if found.pairs else None,
+        "moved_pair": max(abs(pair.moved) for pair in found.pairs) if found.pairs else None,
+    }
