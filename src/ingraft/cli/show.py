@@ -134,7 +134,7 @@ def result(result: MergeResult) -> None:
         line("proof", "switched off with --no-verify", style="yellow")
     else:
         proof(result.report)
-    loader = result.plan.layout.model_class or "SentenceTransformer"
+    loader = result.plan.layout.model_class or f"{result.plan.base.details['architecture']}.from_pretrained"
     line("model", f'{loader}("{result.output}")', style="bold green")
 
 
