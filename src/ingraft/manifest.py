@@ -59,8 +59,8 @@ def versions() -> dict[str, str]:
 class FileHashes:
     """sha256 of files in hexadecimal, computed on threads of its own while the merge goes on. Leaving it stops them."""
 
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="sha256")
+    def __init__(self, workers: int | None = None) -> None:
+        self._pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="sha256")
         self._jobs: dict[Path, Future[str]] = {}
         self._stopped = False
 
@@ -84,7 +84,7 @@ class FileHashes:
     def _sha256(self, path: Path) -> str:
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
-            buffer = bytearray(1 << 20)
+            buffer = bytearray(1 << 22)  # large: between two buffers it may have to wait for Python code
             while (count := file.readinto(buffer)) and not self._stopped:
                 digest.update(memoryview(buffer)[:count])
         return digest.hexdigest()
