@@ -142,6 +142,9 @@ def transformer_task(layout: Layout) -> str:
     declared = read_transformer_config(layout.transformer_folder).get("transformer_task")
     if declared is None and layout.model_class == "CrossEncoder":
         return "sequence-classification"
+    here = [module.kind for module in layout.modules if module.path == layout.transformer]
+    if declared is None and "MLMTransformer" in here:
+        return "fill-mask"
     return str(declared or "feature-extraction")
 
 

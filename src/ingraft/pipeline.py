@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
@@ -16,7 +17,7 @@ from ingraft.checkpoint import open_checkpoint, read_header
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
-from ingraft.plan import DType, plan_merge
+from ingraft.plan import DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, flushing, published
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
@@ -56,6 +57,7 @@ def merge(
     base: str | Path | None = None,
     dtype: DType = "auto",
     base_precision: BasePrecision | None = None,
+    layout: FileLayout = "portable",
     overwrite: bool = False,
     verify: bool = True,
     trust_remote_code: bool = False,
@@ -69,7 +71,14 @@ def merge(
     """
     clean_up(Path(output))
     check_output(Path(output), overwrite=overwrite)
-    plan = plan_merge(adapter, base, dtype=dtype, base_precision=base_precision, trust_remote_code=trust_remote_code)
+    plan = plan_merge(
+        adapter,
+        base,
+        dtype=dtype,
+        base_precision=base_precision,
+        layout=layout,
+        trust_remote_code=trust_remote_code,
+    )
     if on_plan:
         on_plan(plan)
     return run_plan(plan, output, overwrite=overwrite, verify=verify, workers=workers, progress=progress)
@@ -158,12 +167,13 @@ def verify(
     from ingraft.verification.weights import verify_weights
 
     folder = local_directory(merged, role="merged model")
+    plan_for = functools.partial(
+        plan_merge, adapter, base, base_precision=base_precision, trust_remote_code=trust_remote_code
+    )
     stored = stored_dtype(folder)
-    plan = plan_merge(adapter, base, base_precision=base_precision, trust_remote_code=trust_remote_code)
-    if not _has_dtypes(plan, folder):
-        plan = plan_merge(
-            adapter, base, dtype=stored, base_precision=base_precision, trust_remote_code=trust_remote_code
-        )
+    plan = plan_for()
+    dtype: DType = "auto" if _has_dtypes(plan, folder) else stored
+    plan = _nearest_layout(lambda layout: plan_for(dtype=dtype, layout=layout), folder)
     if on_plan:
         on_plan(plan)
     shown = progress or _Silent()
@@ -246,6 +256,18 @@ def _has_dtypes(plan: MergePlan, folder: Path) -> bool:
     files = [shard.file for shard in plan.shards if (folder / shard.file).is_file()]
     found = {(file, info.name): info.dtype for file in files for info in read_header(folder / file).tensors}
     return all(planned.get(place, dtype) == dtype for place, dtype in found.items())
+
+
+def _nearest_layout(plan_for: Callable[[FileLayout], MergePlan], folder: Path) -> MergePlan:
+    """The plan whose small files are those in `folder`, or most of them: the directory does not say its layout."""
+    from ingraft.verification.files import differing_files
+
+    portable = plan_for("portable")
+    differing = len(differing_files(portable, folder))
+    if not differing:
+        return portable
+    kept = plan_for("keep")
+    return kept if len(differing_files(kept, folder)) < differing else portable
 
 
 def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:

@@ -20,12 +20,14 @@ from ingraft.methods.method import Method
 from ingraft.methods.table import method_for
 from ingraft.naming import Names, find_names
 from ingraft.output_files import OutputFiles, output_files
+from ingraft.portable import ModelFiles, portable_files, with_portable
 from ingraft.shards import check_editable, edits_by_tensor, plan_shards
 from ingraft.steps import MergePlan, MergeStep, OutputShard, Source, WrittenFile
 from ingraft.targets import PlacedEdit, place_saved, place_targets
 from ingraft.ties import TiePlan, plan_ties
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+FileLayout = Literal["portable", "keep"]
 STORED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Measured: an interpreter with torch, and the block buffers of the threads.
 RUNTIME_MEMORY = 350_000_000
@@ -39,12 +41,15 @@ def plan_merge(
     *,
     dtype: DType = "auto",
     base_precision: BasePrecision | None = None,
+    layout: FileLayout = "portable",
     trust_remote_code: bool = False,
 ) -> MergePlan:
     """Decide how `adapter` is merged into `base` (default: the base that the adapter names).
 
     `base_precision` says which weights of a quantised base are meant: `original`, or `dequantized`, which training
     over it saw.
+    `layout` says how the small files are written: `portable`, for current and older readers alike, or `keep`, as they
+    are.
 
     Reads headers and JSON; writes nothing. Raises UnusableInput with the reason when the merge cannot be right.
     """
@@ -73,6 +78,11 @@ def plan_merge(
             [index] if index else []
         )
         shards += own
+    if layout == "portable":
+        found = ModelFiles(
+            {file.path: file.source for file in files.carried}, {file.path: file.text for file in written}
+        )
+        written = with_portable(written, portable_files(found, files.layout))
     return _assemble(merges, files, shards, written, trust_remote_code)
 
 

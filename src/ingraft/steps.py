@@ -100,11 +100,15 @@ class OutputShard:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A small file that the merge writes itself: an edited config, a shard index. `reason` says what differs."""
+    """A small file that the merge writes itself: an edited config, a shard index. `reason` says what differs.
+
+    portable  it says the same as the file that it replaces, in words that older readers know too
+    """
 
     path: str
     text: str
     reason: str
+    portable: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.pipeline import MergeResult, merge
-from ingraft.plan import DType
+from ingraft.plan import DType, FileLayout
 from ingraft.publish import check_output, published
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def merge_trained(
     adapter_dir: str | Path | None = None,
     base: str | Path | None = None,
     dtype: DType = "auto",
+    layout: FileLayout = "portable",
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> MergeResult:
@@ -44,7 +45,15 @@ def merge_trained(
         model.save_pretrained(str(folder))
         if not any(folder.rglob("adapter_config.json")):
             raise UnusableInput("sentence-transformers saved no adapter for this model.", hint="Is the adapter active?")
-    result = merge(kept, output, base=base, dtype=dtype, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    result = merge(
+        kept,
+        output,
+        base=base,
+        dtype=dtype,
+        layout=layout,
+        overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
+    )
     parity = compare_with_live(result.output, model, trust_remote_code=trust_remote_code)
     failed = [check for check in parity.checks if not check.passed]
     if failed:

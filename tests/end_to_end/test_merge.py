@@ -337,7 +337,7 @@ def test_dtype_of_the_output(stored: str, asked: str) -> None:
     names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
     base, adapter = adapter_of("bert", stored)
 
-    output = merged(adapter, "--dtype", asked)
+    output = merged(adapter, "--dtype", asked, "--layout", "keep")
 
     check_structure(base, output, dtype=lambda dtype: names[asked])
     truth, before, after = exact_parameters(base, adapter), weights(base), weights(output)
@@ -377,7 +377,7 @@ def test_plain_adapter_over_a_sentence_transformers_base() -> None:
     adapter = plain_adapter(base, lora_config("bert"))
     assert not (adapter / "modules.json").exists()
 
-    output = merged(adapter)
+    output = merged(adapter, "--layout", "keep")
 
     assert files_besides_weights(output) == files_besides_weights(base)
     assert "2_Dense/model.safetensors" in files_besides_weights(output)
@@ -392,7 +392,7 @@ def test_what_was_trained_wins() -> None:
     edit_json(adapter / "config_sentence_transformers.json", prompts={"query": "trained "})
     edit_json(adapter / "sentence_bert_config.json", max_seq_length=17)
 
-    output = merged(adapter)
+    output = merged(adapter, "--layout", "keep")
 
     for name in ("1_Pooling/config.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
         assert (output / name).read_bytes() == (adapter / name).read_bytes()
@@ -418,7 +418,7 @@ def test_adapter_with_a_name() -> None:
     adapter = plain_adapter(base, lora_config("bert"), name="medical")
     assert [path.name for path in adapter.iterdir() if path.is_dir()] == ["medical"]
 
-    output = merged(adapter)
+    output = merged(adapter, "--layout", "keep")
 
     check_exact(output, exact_parameters(base, adapter / "medical"))
     assert stored_tensors(output) == stored_tensors(merged(adapter / "medical"))
@@ -465,7 +465,7 @@ def test_plain_base_and_plain_adapter() -> None:
     base = plain_base("mpnet")
     adapter = plain_adapter(base, lora_config("mpnet"))
 
-    output = merged(adapter)
+    output = merged(adapter, "--layout", "keep")
 
     assert files_besides_weights(output) == files_besides_weights(base)
     check_exact(output, exact_parameters(base, adapter))
@@ -557,7 +557,7 @@ def test_other_copies_of_the_base_are_left_behind() -> None:
         (base / stale).write_text("stale")
     (base / "LICENSE").write_text("kept")
 
-    output = merged(adapter, "--base", base)
+    output = merged(adapter, "--base", base, "--layout", "keep")
 
     assert files_besides_weights(output) == {
         **files_besides_weights(sentence_base("bert")),
@@ -589,7 +589,7 @@ def test_remote_code_is_copied_and_not_run(options: list[str], tmp_path: Path) -
     base = remote_base(marker)
     adapter = plain_adapter(sentence_base("bert"), lora_config("bert"))
 
-    run = cli("merge", adapter, tmp_path / "out", "--base", base, *options)
+    run = cli("merge", adapter, tmp_path / "out", "--base", base, "--layout", "keep", *options)
 
     assert (run.code, run.err) == (0, "")
     assert not marker.exists()

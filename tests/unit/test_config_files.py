@@ -45,7 +45,7 @@ def test_nothing_changes_nothing(tmp_path: Path) -> None:
     ids=["dtype", "torch_dtype", "neither", "nested"],
 )
 def test_dtype(before: dict[str, Any], after: dict[str, Any], tmp_path: Path) -> None:
-    found = config_after(tmp_path, before, "--dtype", "bfloat16")
+    found = config_after(tmp_path, before, "--dtype", "bfloat16", "--layout", "keep")
 
     expected = load_json(tmp_path / "base" / "config.json")
     assert found == {**expected, **after}

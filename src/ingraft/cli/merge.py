@@ -28,6 +28,10 @@ def merge(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="Dtype of the merged weights; auto keeps the base's."),
     ] = "auto",
+    layout: Annotated[
+        Literal["portable", "keep"],
+        typer.Option(help="Small files as older releases and servers read them too, or kept as they are."),
+    ] = "portable",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     save_plan: Annotated[
         Path | None, typer.Option(help="Write the plan as JSON to this file.", show_default=False)
@@ -61,7 +65,14 @@ def merge(
         check_output(output, overwrite=overwrite)
     if report is not None:
         _check_report(report, no_verify)
-    plan = plan_merge(adapter, base, dtype=dtype, base_precision=base_precision, trust_remote_code=trust_remote_code)
+    plan = plan_merge(
+        adapter,
+        base,
+        dtype=dtype,
+        base_precision=base_precision,
+        layout=layout,
+        trust_remote_code=trust_remote_code,
+    )
     if save_plan is not None:
         show.save_json(save_plan, plan.to_dict())
     if human:

@@ -81,7 +81,15 @@ def plan(plan: MergePlan, output: Path) -> None:
     room = f"{human_bytes(plan.needed_disk)} to write, {human_bytes(free_bytes(output.absolute().parent))} free"
     line("plan", f"{', '.join(parts)} · {room}")
     for written in plan.written:
-        line("", f"{written.path} written: {written.reason}", style="dim")
+        if not written.portable:
+            line("", f"{written.path} written: {written.reason}", style="dim")
+    portable = [written.path for written in plan.written if written.portable]
+    if portable:
+        line(
+            "",
+            f"{plural(len(portable), 'file')} in words that older readers know too: {', '.join(portable)}",
+            style="dim",
+        )
     for note in plan.notes:
         line("", note, style="dim")
 

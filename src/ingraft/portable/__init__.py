@@ -1,0 +1,11 @@
+"""Small files of a model as current and older readers take them, without a change in what current ones compute.
+
+What Sentence Transformers 5.4 and transformers 5 write is refused by older releases and by servers that read the files
+themselves, or worse, taken with another meaning: a rotary base of 10,000 where the file's new key says 1,000,000.
+Everything here adds the older names beside the newer ones, or uses the older ones where both readers know them.
+"""
+
+from ingraft.portable.files import ModelFiles
+from ingraft.portable.rewrite import portable_files, with_portable
+
+__all__ = ["ModelFiles", "portable_files", "with_portable"]
