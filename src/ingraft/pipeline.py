@@ -101,7 +101,7 @@ def run_plan(
     clean_up(output)
     check_output(output, overwrite=overwrite, inputs=(plan.given_base, plan.adapter.root))
     check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
-    shown = progress or _Silent()
+    shown = progress or Silent()
     with FileHashes() as hashes:
         if verify and plan.dequantised is None:
             hashes.start(plan.base.weights)  # already now: the import of torch leaves all cores but one idle
@@ -176,7 +176,7 @@ def verify(
     plan = _nearest_layout(lambda layout: plan_for(dtype=dtype, layout=layout), folder)
     if on_plan:
         on_plan(plan)
-    shown = progress or _Silent()
+    shown = progress or Silent()
     workers = workers or default_workers()
     with _weights_of_base(plan, workers, shown):
         shown.begin("weights", sum(step.nbytes for step in plan.steps()))
@@ -294,7 +294,9 @@ def _failure(report: VerificationReport) -> str:
     return f"The proof failed: {check.name}{measured}{where}."
 
 
-class _Silent:
+class Silent:
+    """Progress that nobody sees."""
+
     def begin(self, stage: str, total: int) -> None:
         pass
 

@@ -23,8 +23,8 @@ except ImportError:  # Windows
 _MARK = ".ingraft-"
 
 
-def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
-    """Raise UnusableInput when `output` is in use: a file, not empty, or one of the merge's own inputs."""
+def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = (), reader: str = "the merge") -> None:
+    """Raise UnusableInput when `output` is in use: a file, not empty, or one of the `inputs` of `reader`."""
     if output.is_symlink() and not output.exists():
         raise UnusableInput(f"{output} is a broken symbolic link.", hint="Name another output.")
     if output.exists() and not output.is_dir():
@@ -46,7 +46,7 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
             raise UnusableInput(
-                f"{output} is, holds or lies in {source}, which the merge reads.", hint="Name another output."
+                f"{output} is, holds or lies in {source}, which {reader} reads.", hint="Name another output."
             )
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise UnusableInput(f"{output} is not empty.", hint="Name another output, or replace it with --overwrite.")
@@ -244,7 +244,7 @@ def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
         _fsync(output.parent)
         return
     if not overwrite:
-        raise UnusableInput(f"{output} is no longer empty; it was filled while the merge ran.")
+        raise UnusableInput(f"{output} is no longer empty; it was filled in the meantime.")
     old = work.with_name(f"{work.name}.old")
     with in_use(output):
         try:

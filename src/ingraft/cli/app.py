@@ -16,6 +16,7 @@ import typer
 from ingraft import __version__
 from ingraft.cli.demo import demo
 from ingraft.cli.diff import diff
+from ingraft.cli.export import export
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
@@ -24,7 +25,7 @@ from ingraft.cli.verify import verify
 from ingraft.errors import IngraftError
 
 # In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
-VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, diff, demo, methods)
+VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, diff, export, demo, methods)
 
 _INTERRUPTED = 130
 

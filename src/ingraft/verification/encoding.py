@@ -23,7 +23,7 @@ class Outputs:
     of_text: NDArray[numpy.int64]
 
 
-def outputs(model: Any, model_class: str, texts: Sequence[str]) -> Outputs:
+def outputs(model: Any, model_class: str, texts: Sequence[str], *, batch_size: int = _BATCH) -> Outputs:
     """Every way in which `model` encodes: as it is, with each of its prompts, along each of its routes.
 
     CrossEncoder: the scores of pairs of the texts, without an activation. MultiVectorEncoder: a row for every token.
@@ -32,25 +32,34 @@ def outputs(model: Any, model_class: str, texts: Sequence[str]) -> Outputs:
     rows: list[Rows] = []
     owners: list[int] = []
     with torch.inference_mode():
-        for number, found in _answers(model, model_class, list(texts)):
+        for number, found in _answers(model, model_class, list(texts), batch_size):
             part = numpy.atleast_2d(numpy.asarray(found, dtype=numpy.float32))
             rows.append(part)
             owners += [number] * len(part)
     return Outputs(numpy.concatenate(rows), numpy.asarray(owners, dtype=numpy.int64))
 
 
-def _answers(model: Any, model_class: str, texts: list[str]) -> Iterator[tuple[int, Any]]:
+def _answers(model: Any, model_class: str, texts: list[str], batch_size: int) -> Iterator[tuple[int, Any]]:
     """(number of the text, its row or rows)."""
     if model_class == "CrossEncoder":
-        pairs = [(text, texts[(position * 5 + 3) % len(texts)]) for position, text in enumerate(texts)]
+        pairs = text_pairs(texts)
         scores = model.predict(
-            pairs, batch_size=_BATCH, activation_fn=torch.nn.Identity(), show_progress_bar=False, convert_to_numpy=True
+            pairs,
+            batch_size=batch_size,
+            activation_fn=torch.nn.Identity(),
+            show_progress_bar=False,
+            convert_to_numpy=True,
         )
         yield from enumerate(numpy.asarray(scores).reshape(len(pairs), -1))
         return
     for name, arguments, chosen in _ways(model, model_class, texts):
-        encoded = getattr(model, name)(chosen, batch_size=_BATCH, show_progress_bar=False, **arguments)
+        encoded = getattr(model, name)(chosen, batch_size=batch_size, show_progress_bar=False, **arguments)
         yield from enumerate(_as_arrays(encoded))
+
+
+def text_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Each text with another one: what a CrossEncoder is asked."""
+    return [(text, texts[(position * 5 + 3) % len(texts)]) for position, text in enumerate(texts)]
 
 
 def _ways(model: Any, model_class: str, texts: list[str]) -> Iterator[tuple[str, dict[str, Any], list[str]]]:

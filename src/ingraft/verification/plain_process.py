@@ -11,8 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +92,7 @@ def main(job_file: str) -> None:
     from ingraft.adapted.transformers import transformers_by_folder
     from ingraft.layout import read_layout
     from ingraft.verification.encoding import outputs
+    from ingraft.verification.shaking import shaken
 
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
@@ -108,7 +108,7 @@ def main(job_file: str) -> None:
         found = outputs(model, model_class, job["texts"])
         results: dict[str, Any] = {"rows": found.rows, "of_text": found.of_text}
         for number in range(_SHAKES):
-            with _shaken(weights, job["unit"], seed=number + 1):
+            with shaken(weights, job["unit"], seed=number + 1):
                 results[f"shaken{number}"] = outputs(model, model_class, job["texts"]).rows
     numpy.savez(Path(job_file).with_name("result.npz"), **results)
 
@@ -122,26 +122,3 @@ def _touched(models: Mapping[str, Any], touched: Mapping[str, Sequence[str]]) ->
             if parameter.is_floating_point() and any(name == item or name.startswith(f"{item}.") for item in names):
                 found.append(parameter)
     return found or [value for model in models.values() for value in model.parameters() if value.is_floating_point()]
-
-
-@contextmanager
-def _shaken(weights: Sequence[Tensor], unit: float, *, seed: int) -> Iterator[None]:
-    """Every weight changed by up to `unit` of itself, evenly distributed, for as long as the context."""
-    with torch.no_grad():
-        _shake(weights, unit, seed)
-        try:
-            yield
-        finally:
-            _shake(weights, -unit, seed)
-
-
-def _shake(weights: Sequence[Tensor], unit: float, seed: int) -> None:
-    """Multiply by 1 + noise, or for a negative unit divide by the same."""
-    generator = torch.Generator().manual_seed(seed)
-    for weight in weights:
-        for block in torch.split(weight.reshape(-1), 1 << 22) if weight.is_contiguous() else [weight]:
-            factor = torch.rand(block.shape, generator=generator).mul_(2 * abs(unit)).add_(1 - abs(unit))
-            if unit > 0:
-                block.mul_(factor)
-            else:
-                block.div_(factor)

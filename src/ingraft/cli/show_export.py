@@ -1,0 +1,42 @@
+"""How an export is printed: the graph, its proof, and its forms side by side."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ingraft.cli import show
+from ingraft.exporters.result import ExportResult
+from ingraft.files import human_bytes
+
+
+def result(result: ExportResult) -> None:
+    """What was written, what proved it, and size and speed beside torch's."""
+    show.line(
+        "model",
+        f"{result.model} · {result.model_class} · {result.architecture} · {show.count(result.parameters)} parameters",
+    )
+    opset = f" · opset {result.opset}" if result.opset else ""
+    inputs = ", ".join(result.inputs)
+    show.line("graph", f"{result.graph} · {result.format}{opset} · {inputs} [batch, length] → {result.output_name}")
+    proof = result.report.checks[0]
+    show.line(
+        "proof",
+        f"{result.texts} texts, alone, in batches and cut off · worst {proof.value:.2g} of an answer's norm, "
+        f"{proof.limit:.2g} allowed",
+    )
+    for name, (before, after) in result.metrics.items():
+        show.line("", f"{name} {before:.4f} in float32, {after:.4f} in int8")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for title in ("size", "texts/s", "largest difference"):
+        table.add_column(title, justify="right")
+    for variant in result.variants:
+        table.add_row(
+            f"{'':<10}{variant.name}",
+            human_bytes(variant.nbytes),
+            variant.speed_text,
+            variant.difference_text,
+        )
+    Console(highlight=False).print(table)
+    show.line("written", f"{result.output}/ in {result.seconds:.1f} s", style="bold green")

@@ -1,0 +1,71 @@
+"""What an export returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ingraft.verification.report import VerificationReport
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the model: size of its weights (and graph), speed on this machine, distance from torch's answers.
+
+    difference  the largest of a single number of the answers; None for torch itself
+    """
+
+    name: str
+    nbytes: int
+    texts_per_second: float
+    difference: float | None = None
+
+    @property
+    def difference_text(self) -> str:
+        return "reference" if self.difference is None else f"{self.difference:.2g}"
+
+    @property
+    def speed_text(self) -> str:
+        return f"{self.texts_per_second:,.0f}" if self.texts_per_second >= 100 else f"{self.texts_per_second:.3g}"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A published export.
+
+    graph       the file that a server loads, relative to `output`
+    inputs      names of its int64 inputs [batch, length]; `shape` is that of its float32 output
+    report      the checks that it passed before it was published
+    metrics     metric → (float32, int8), where a quantised export was measured on a task
+    """
+
+    output: Path
+    model: str
+    model_class: str
+    architecture: str
+    parameters: int
+    format: str
+    graph: str
+    inputs: tuple[str, ...]
+    output_name: str
+    opset: int | None
+    texts: int
+    cosine: float
+    report: VerificationReport
+    variants: tuple[Variant, ...]
+    seconds: float
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON types."""
+        return {
+            "output": str(self.output),
+            **{name: value for name, value in vars(self).items() if name not in ("output", "report", "variants")},
+            "inputs": list(self.inputs),
+            "metrics": {name: list(values) for name, values in self.metrics.items()},
+            "seconds": round(self.seconds, 2),
+            "variants": [asdict(variant) for variant in self.variants],
+            "verification": self.report.to_dict(),
+        }

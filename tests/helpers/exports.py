@@ -1,0 +1,64 @@
+"""Small merged models of the classes that are exported, and a file of pairs to measure them on."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from helpers.models import HIDDEN, TEXTS, new_dense, new_folder, plain_base, quiet
+
+
+@functools.cache
+@quiet()
+def last_token_model(architecture: str, padding_side: str) -> Path:
+    """A decoder with last-token pooling, Dense, Normalize and a prompt."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    transformer = Transformer(str(plain_base(architecture)))
+    transformer.tokenizer.padding_side = padding_side
+    model = SentenceTransformer(
+        modules=[transformer, Pooling(HIDDEN, "lasttoken"), new_dense(seed=3), Normalize()],
+        prompts={"query": "search query "},
+        device="cpu",
+    )
+    return _saved(model)
+
+
+@functools.cache
+@quiet()
+def cross_encoder() -> Path:
+    """BERT with one score; its tokenizer joins two texts."""
+    from sentence_transformers import CrossEncoder
+
+    base = plain_base("bert", head="AutoModelForSequenceClassification")
+    return _saved(CrossEncoder(str(base), num_labels=1, device="cpu", model_kwargs={"ignore_mismatched_sizes": True}))
+
+
+@functools.cache
+@quiet()
+def sparse_encoder() -> Path:
+    from sentence_transformers import SparseEncoder
+
+    return _saved(SparseEncoder(str(plain_base("bert", head="AutoModelForMaskedLM")), device="cpu"))
+
+
+def pairs_file(scores: bool = False) -> Path:
+    """Two dozen pairs out of the words that the small tokenizer knows."""
+    words = " ".join(TEXTS).split()
+    file = new_folder("pairs") / "pairs.jsonl"
+    rows = []
+    for number in range(24):
+        first, second = (" ".join(words[start : start + 4]) for start in (number % 12, (number * 7 + 3) % 12))
+        row: dict[str, object] = {"sentence1": f"{first} {words[number % 9]}", "sentence2": second}
+        rows.append({**row, "score": number / 24} if scores else {"anchor": row["sentence1"], "positive": second})
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def _saved(model: object) -> Path:
+    folder = new_folder(type(model).__name__)
+    model.save_pretrained(str(folder))  # type: ignore[attr-defined]
+    return folder
