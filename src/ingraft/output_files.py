@@ -19,7 +19,10 @@ WEIGHT_SUFFIXES = {
 }  # fmt: skip
 # Folders in which exporters put the same weights in another format.
 EXPORT_FOLDERS = {"onnx", "openvino", "coreml", "tflite", "gguf", "neuron", "openvino_model"}
-TRAINER_FILES = {"trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "latest"}
+TRAINER_FILES = {
+    "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "latest",
+    "ingraft_training.yaml", "ingraft_training.json",
+}  # fmt: skip
 TOKENIZER_FILES = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model",

@@ -10,7 +10,7 @@ import pytest
 from ingraft.cli.app import main
 from unit.training.tiny_model import save_tiny_model, translations
 
-SETTINGS = ("--learning-rate", "0.01", "--batch-size", "32", "--dropout", "0")
+SETTINGS = ("--learning-rate", "0.01", "--batch-size", "32", "--lora.dropout", "0")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,30 @@ def test_json_and_columns_by_position(
     assert result["output"] == str(output)
 
 
+def test_from_a_starter_config(model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data.write_text(data.read_text().replace(",source", ",id"))
+    config, output = tmp_path / "train.yaml", tmp_path / "adapter"
+    assert main(["init", str(data), "--config", str(config), "--model", str(model)]) == 0
+    assert "term → anchor, title → positive" in capfd.readouterr().out
+    assert main(["init", str(data), "--config", str(config)]) == 2  # never replaced unasked
+    assert f"error: {config} exists." in capfd.readouterr().err
+
+    flags = ["--output", str(output), "--epochs", "1", "--max-pairs", "64", "--holdout", "0"]
+    assert main(["train", str(config), *flags, "--lora.r", "2", "--print-config"]) == 0
+    printed = capfd.readouterr().out
+    assert "  r: 2\n" in printed
+    assert not output.exists()
+    assert main(["train", str(config), *flags, "--lora.r", "2"]) == 0
+    assert (output / "ingraft_training.yaml").read_text() == printed
+    assert json.loads((output / "adapter_config.json").read_text())["r"] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"--data": "missing.csv"}, "missing.csv does not exist"),
         ({"--model": "./missing"}, "missing does not exist"),
-        ({"--rank": "0"}, "--rank is 0; expected 1 or more."),
+        ({"--lora.r": "0"}, "--lora.r is 0; expected 1 or more."),
         ({"--target-modules": "q_proj"}, "BertModel has no layer called q_proj"),
     ],
 )

@@ -17,6 +17,7 @@ from ingraft import __version__
 from ingraft.cli.demo import demo
 from ingraft.cli.diff import diff
 from ingraft.cli.export import export
+from ingraft.cli.init import init
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
@@ -25,7 +26,17 @@ from ingraft.cli.verify import verify
 from ingraft.errors import IngraftError
 
 # In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
-VERBS: tuple[Callable[..., Any], ...] = (inspect, train, merge, verify, diff, export, demo, methods)
+VERBS: tuple[Callable[..., Any], ...] = (
+    inspect,
+    init,
+    train,
+    merge,
+    verify,
+    diff,
+    export,
+    demo,
+    methods,
+)
 
 _INTERRUPTED = 130
 

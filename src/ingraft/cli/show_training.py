@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,9 @@ from ingraft.training.facts import (
     Step,
     TrainingResult,
 )
+
+if TYPE_CHECKING:
+    from ingraft.training.starter import Starter
 
 _PHASES = {
     "base": "measuring the base model",
@@ -142,6 +145,17 @@ def result(result: TrainingResult) -> None:
     """What came of it, and the next command."""
     outcome(result)
     show.line("next", shlex.join(["ingraft", "merge", str(result.output), "OUTPUT"]), style="bold green")
+
+
+def starter(found: Starter, path: Path) -> None:
+    """What a starter config was made from, and the next command."""
+    as_read = ", ".join(name if name == role else f"{name} → {role}" for name, role in found.data.roles.items())
+    show.line("data", f"{found.data.path.name} · {len(found.data):,} {found.data.kind} · {as_read}")
+    for note in found.data.notes:
+        show.line("", note, style="yellow")
+    show.line("task", found.task)
+    show.line("config", f"{path}")
+    show.line("next", shlex.join(["ingraft", "train", str(path)]), style="bold green")
 
 
 def outcome(result: TrainingResult) -> None:

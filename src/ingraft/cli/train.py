@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from ingraft.cli.config_options import options_of
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingraft.cli.config_options import Flags, flags_of
 from ingraft.cli.merge import Format
 from ingraft.training.config import TrainingConfig
 
+_CONFIG = Annotated[Path | None, typer.Argument(help="YAML file with settings; flags go over it.", show_default=False)]
+_PRINT = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML and stop.")]
 
-@options_of(TrainingConfig)
-def train(config: TrainingConfig, format: Format) -> None:
-    """Fine-tune a Sentence Transformers model with a LoRA adapter, and measure it before and after."""
+
+@flags_of(TrainingConfig, config=(_CONFIG, None), print_config=(_PRINT, False))
+def train(config: Path | None, print_config: bool, flags: Flags, format: Format) -> None:
+    """Fine-tune a Sentence Transformers model with an adapter, and measure it before and after."""
     from ingraft.cli import show, show_training
+    from ingraft.training.config_file import resolve, to_yaml
+
+    settings = resolve(config, flags)
+    if print_config:
+        typer.echo(to_yaml(settings), nl=False)
+        return
     from ingraft.training.run import train as run
 
     with show_training.observer(human=format == "human") as observe:
-        result = run(config, observe=observe)
+        result = run(settings, observe=observe)
     if format == "json":
         show.json(result.to_dict())
     else:

@@ -1,12 +1,9 @@
-"""All that a training run can be told, in one place: a field and its docstring make the flag and its help."""
+"""All that a training run can be told, in one place: a field and its docstring make YAML key, flag and help."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import shlex
-import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,22 @@ from ingraft.errors import UnusableInput
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """The matrices of LoRA and of the methods that start from it."""
+
+    r: int = 8
+    """Rank r of the LoRA matrices."""
+
+    alpha: int = 32
+    """LoRA scaling: the delta is multiplied with alpha / r."""
+
+    dropout: float = 0.1
+    """Dropout in front of the LoRA matrices, while training."""
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
-    """How to fine-tune a Sentence Transformers model with a LoRA adapter."""
+    """How to fine-tune a Sentence Transformers model with an adapter."""
 
     model: str
     """Base model: a directory, or an id on the Hugging Face Hub."""
@@ -35,14 +46,8 @@ class TrainingConfig:
     batch_size: int = 64
     """Rows per step. For pairs, the other rows of a batch are the wrong answers: larger is better."""
 
-    rank: int = 8
-    """Rank r of the LoRA matrices."""
-
-    alpha: int = 32
-    """LoRA scaling: the delta is multiplied with alpha / rank."""
-
-    dropout: float = 0.1
-    """Dropout in front of the LoRA matrices, while training."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Settings of LoRA."""
 
     target_modules: str = "auto"
     """Names of the layers to adapt, with commas between; auto takes all linear layers of all blocks."""
@@ -66,28 +71,9 @@ class TrainingConfig:
     """Run Python code that comes with the base model."""
 
 
-def field_docs(config: type) -> dict[str, str]:
-    """Field → the docstring written below it. (Python keeps no such docstrings, so the source is read.)"""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(definition, ast.ClassDef)
-    docs = {}
-    for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        match statement, following:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                docs[name] = inspect.cleandoc(text)
-    return docs
-
-
 def command_line(config: TrainingConfig) -> str:
     """The `ingraft train` that has this config, with the settings that are not the defaults."""
-    words = ["ingraft", "train"]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value is True:
-            words.append(_flag(field.name))
-        elif value != field.default:
-            words += [_flag(field.name), f"{value:g}" if isinstance(value, float) else str(value)]
-    return shlex.join(words)
+    return shlex.join(["ingraft", "train", *_words(config, "")])
 
 
 def check_settings(config: TrainingConfig) -> None:
@@ -95,16 +81,25 @@ def check_settings(config: TrainingConfig) -> None:
     _require(config.epochs > 0, "epochs", config.epochs, "more than 0")
     _require(0 < config.learning_rate < 1, "learning-rate", config.learning_rate, "between 0 and 1")
     _require(config.batch_size >= 2, "batch-size", config.batch_size, "2 or more, because rows are compared")
-    _require(config.rank >= 1, "rank", config.rank, "1 or more")
-    _require(config.alpha >= 1, "alpha", config.alpha, "1 or more")
-    _require(0 <= config.dropout < 1, "dropout", config.dropout, "from 0 to below 1")
+    _require(config.lora.r >= 1, "lora.r", config.lora.r, "1 or more")
+    _require(config.lora.alpha >= 1, "lora.alpha", config.lora.alpha, "1 or more")
+    _require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "from 0 to below 1")
     _require(config.max_pairs is None or config.max_pairs >= 2, "max-pairs", config.max_pairs, "2 or more")
     _require(0 <= config.holdout < 1, "holdout", config.holdout, "a share from 0 to below 1")
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
 
 
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
+def _words(config: Any, prefix: str) -> list[str]:
+    words = []
+    for entry in fields(config):
+        value, name = getattr(config, entry.name), f"{prefix}{entry.name.replace('_', '-')}"
+        if is_dataclass(value):
+            words += _words(value, f"{name}.")
+        elif value is True:
+            words.append(f"--{name}")
+        elif value != entry.default:
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
 
 
 def _require(holds: bool, flag: str, value: Any, expected: str) -> None:

@@ -92,9 +92,9 @@ def add_adapter(
     targets = choose_targets(transformer, config.target_modules)
     settings = LoraConfig(
         task_type="FEATURE_EXTRACTION",
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
         target_modules=list(targets.names),
         exclude_modules=list(targets.excluded) or None,
     )
@@ -110,8 +110,8 @@ def add_adapter(
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     beside = {name.split(".")[0] for name in trained if ".lora_" not in name}
     return AdapterFacts(
-        rank=config.rank,
-        alpha=config.alpha,
+        rank=config.lora.r,
+        alpha=config.lora.alpha,
         target_modules=targets.names,
         excluded_modules=targets.excluded,
         modules=tuple(adapted),

@@ -17,6 +17,7 @@ from ingraft.training.facts import DataFacts, Evaluated, Evaluating, Event, Obse
 from ingraft.training.fit import fit, loss_name
 from ingraft.training.model import add_adapter, base_directory, load_base, model_facts, prompts_for
 from ingraft.training.quiet import import_libraries, quiet_libraries
+from ingraft.training.record import write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, keep_card_private, save_adapter
 from ingraft.training.split import Split, split
 
@@ -66,6 +67,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             after = _measure("adapted", model, task, observe, seconds)
             with _timed(seconds, "save"):
                 save_adapter(model, folder)
+        facts = {"data": data_facts, "base": base, "adapter": adapter, "before": before, "after": after}
+        write_record(folder, config, facts, steps=fitted.steps, losses=fitted.losses, seconds=seconds)
     return TrainingResult(
         output=config.output,
         data=data_facts,

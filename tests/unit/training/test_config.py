@@ -15,21 +15,23 @@ from ingraft.cli.config_options import options_of
 from ingraft.cli.merge import Format
 from ingraft.demo.config import DemoConfig
 from ingraft.errors import UnusableInput
-from ingraft.training.config import TrainingConfig, check_settings, command_line, field_docs
+from ingraft.training.config import LoraSettings, TrainingConfig, check_settings, command_line
+from ingraft.training.keys import field_docs, keys_of
 
 VALID = TrainingConfig(model="model", data=Path("rows.csv"), output=Path("adapter"))
 
 
-@pytest.mark.parametrize("config", [TrainingConfig, DemoConfig])
+@pytest.mark.parametrize("config", [TrainingConfig, LoraSettings, DemoConfig])
 def test_every_field_is_documented(config: Any) -> None:
     docs = field_docs(config)
-    assert list(docs) == [field.name for field in dataclasses.fields(config)]
+    settings = [field for field in dataclasses.fields(config) if "Settings" not in str(field.type)]
+    assert [name for name in docs if name in {field.name for field in settings}] == [field.name for field in settings]
     assert all(text.endswith(".") for text in docs.values())
 
 
 def test_valid_settings_pass() -> None:
     check_settings(VALID)
-    check_settings(dataclasses.replace(VALID, holdout=0, dropout=0, epochs=0.1, max_pairs=2))
+    check_settings(dataclasses.replace(VALID, holdout=0, lora=LoraSettings(dropout=0), epochs=0.1, max_pairs=2))
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,9 @@ def test_valid_settings_pass() -> None:
         ("learning_rate", 1.5),
         ("learning_rate", float("nan")),
         ("batch_size", 1),
-        ("rank", 0),
-        ("alpha", 0),
-        ("dropout", 1),
+        ("lora.r", 0),
+        ("lora.alpha", 0),
+        ("lora.dropout", 1),
         ("max_pairs", 1),
         ("holdout", 1),
         ("holdout", -0.1),
@@ -51,7 +53,14 @@ def test_valid_settings_pass() -> None:
 )
 def test_settings_out_of_range_are_named(field: str, value: Any) -> None:
     with pytest.raises(UnusableInput, match=f"--{field.replace('_', '-')} is {value}; expected "):
-        check_settings(dataclasses.replace(VALID, **{field: value}))
+        check_settings(changed(VALID, field, value))
+
+
+def changed(config: Any, name: str, value: Any) -> Any:
+    group, _, inner = name.rpartition(".")
+    if not group:
+        return dataclasses.replace(config, **{name: value})
+    return dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{inner: value})})
 
 
 def run(*arguments: str) -> tuple[Any, list[Any]]:
@@ -79,35 +88,45 @@ def test_flags_have_the_defaults_of_the_fields() -> None:
 
 def test_flags_set_the_fields() -> None:
     flags = {"--learning-rate": "0.5", "--max-pairs": "7", "--target-modules": "query,value", "--format": "json"}
+    flags["--lora.r"] = "16"
     result, [config, format] = run(*REQUIRED, "--overwrite", *[part for flag in flags.items() for part in flag])
     assert result.exit_code == 0
     assert (config.learning_rate, config.max_pairs, config.target_modules) == (0.5, 7, "query,value")
     assert config.overwrite
+    assert config.lora == LoraSettings(r=16)
     assert format == "json"
 
 
 def test_a_config_as_a_command_line_is_that_config() -> None:
     config = dataclasses.replace(
-        VALID, output=Path("with a space"), learning_rate=2e-3, epochs=2, max_pairs=9, holdout=0, overwrite=True
+        changed(VALID, "lora.alpha", 7),
+        output=Path("with a space"),
+        learning_rate=2e-3,
+        epochs=2,
+        max_pairs=9,
+        holdout=0,
+        overwrite=True,
     )
     words = shlex.split(command_line(config))
     assert words[:2] == ["ingraft", "train"]
-    assert "--rank" not in words
+    assert "--lora.r" not in words
+    assert words[words.index("--lora.alpha") + 1] == "7"
     _, called = run(*words[2:])
     assert called == [config, "human"]
 
 
 def test_a_missing_flag_and_an_unknown_one_are_refused() -> None:
     result, called = run("--model", "m", "--data", "d.csv")
-    assert (result.exit_code, called) == (2, [])
-    assert "--output" in result.output
-    assert run(*REQUIRED, "--no-overwrite")[0].exit_code == 2
+    assert called == []
+    assert isinstance(result.exception, UnusableInput)
+    assert result.exception.hint == "Pass --output."
+    assert run(*REQUIRED, "--ouput", "x")[0].exit_code == 2
 
 
 def test_help_is_the_docstrings() -> None:
     result, _ = run("--help")
     words = " ".join(result.output.replace("│", " ").split())
     assert "Help of the verb." in words
-    for field, text in field_docs(TrainingConfig).items():
-        assert f"--{field.replace('_', '-')}" in words
-        assert text.split(",")[0].split(";")[0] in words
+    for key in keys_of(TrainingConfig):
+        assert key.flag in words
+        assert key.doc.split(",")[0].split(";")[0].split(":")[0] in words

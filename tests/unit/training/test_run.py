@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.training import TrainingConfig, evaluate, run, train
+from ingraft.training.config import LoraSettings
+from ingraft.training.config_file import resolve
 from ingraft.training.facts import AdapterFacts, DataFacts, Evaluated, Evaluating, ModelFacts, Step
 from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, translations
 
@@ -24,7 +28,7 @@ def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig
         output=tmp_path / "adapter",
         learning_rate=1e-2,
         batch_size=32,
-        dropout=0.0,
+        lora=LoraSettings(dropout=0.0),
     )
 
 
@@ -75,6 +79,15 @@ def test_the_directory_is_complete_and_private(config: TrainingConfig) -> None:
         assert not any("pooler" in name for name in names)
         assert all(weights.get_tensor(name).any() for name in names)
 
+    # Settings that the command takes again, and what else it would take to repeat the run.
+    assert resolve(config.output / "ingraft_training.yaml", {}) == dataclasses.replace(config, max_pairs=64)
+    record = json.loads((config.output / "ingraft_training.json").read_text())
+    assert record["files"] == {str(config.data): hashlib.sha256(config.data.read_bytes()).hexdigest()}
+    assert record["versions"]["peft"] == version("peft")
+    assert record["seed"] == 0
+    assert record["losses"] == list(result.losses)
+    assert record["after"] == result.after
+
     card = (config.output / "README.md").read_text()
     assert not any(first in card or second in card for first, second in translations(300))
     new_file = config.output / "new"
@@ -84,7 +97,7 @@ def test_the_directory_is_complete_and_private(config: TrainingConfig) -> None:
 
 
 def test_the_same_seed_gives_the_same_adapter(config: TrainingConfig, tmp_path: Path) -> None:
-    small = dataclasses.replace(config, max_pairs=64, holdout=0, dropout=0.1)
+    small = dataclasses.replace(config, max_pairs=64, holdout=0, lora=LoraSettings(dropout=0.1))
     weights = []
     for number, seed in enumerate((1, 1, 2)):
         output = tmp_path / str(number)

@@ -1,0 +1,63 @@
+"""What lies beside an adapter so that its run can be understood and repeated: settings, versions, hashes, figures."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ingraft.files import to_json
+from ingraft.manifest import versions
+from ingraft.training.config import TrainingConfig
+from ingraft.training.config_file import to_yaml
+from ingraft.training.keys import plain
+
+CONFIG_FILE = "ingraft_training.yaml"
+RECORD_FILE = "ingraft_training.json"
+SCHEMA = 1
+
+
+def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any], **figures: Any) -> None:
+    """Write the resolved settings, which `ingraft train` takes again, and the record of the run into `folder`."""
+    (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    record = {
+        "schema": SCHEMA,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git": git_revision(Path.cwd()),
+        "seed": config.seed,
+        "files": {str(config.data): sha256(config.data)},
+        **plain(facts),
+        **plain(figures),
+    }
+    (folder / RECORD_FILE).write_text(to_json(record), encoding="utf-8")
+
+
+def git_revision(folder: Path) -> dict[str, Any] | None:
+    """Revision of the repository that `folder` is in, and whether files in it differ from that; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        return {"revision": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file in hexadecimal, or of a directory's files with their relative names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if not file.is_file():
+            continue
+        if file != path:
+            digest.update(file.relative_to(path).as_posix().encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

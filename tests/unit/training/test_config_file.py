@@ -1,0 +1,70 @@
+"""A YAML file and flags into one config, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingraft.errors import UnusableInput
+from ingraft.training.config import LoraSettings, TrainingConfig
+from ingraft.training.config_file import read_config, resolve, to_yaml
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "train.yaml"
+    path.write_text("model: base\ndata: rows.csv\nlora:\n  r: 4\nlearning-rate: 1e-4\noverwrite: true\n")
+    return path
+
+
+def test_flags_file_defaults_in_that_order(file: Path) -> None:
+    config = resolve(file, {("output",): Path("out"), ("lora", "alpha"): 8, ("overwrite",): False})
+    assert config == TrainingConfig("base", Path("rows.csv"), Path("out"), learning_rate=1e-4, lora=LoraSettings(4, 8))
+
+
+def test_a_printed_config_is_that_config(file: Path, tmp_path: Path) -> None:
+    config = resolve(file, {("output",): Path("öut")})
+    again = tmp_path / "again.yaml"
+    again.write_text(to_yaml(config), encoding="utf-8")
+    assert resolve(again, {}) == config
+
+
+def test_who_is_to_blame(file: Path) -> None:
+    with pytest.raises(UnusableInput, match=r"^output is missing"):
+        resolve(file, {})
+    file.write_text("modell: base\n")
+    with pytest.raises(UnusableInput, match=r"train\.yaml: modell is no setting \(nearest: model\)"):
+        resolve(file, {("output",): Path("out")})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds nothing"),
+        ("- a\n- b\n", "holds a list"),
+        ("a: [1,\nb: 2", "is not YAML: .* in line 2"),
+        ("a: \udcff", "is not UTF-8"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UnusableInput, match=f"bad.yaml {message}"):
+        read_config(path)
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="does not exist") as error:
+        read_config(tmp_path / "none.yaml")
+    assert "ingraft init" in error.value.hint
+    with pytest.raises(UnusableInput, match="is a directory"):
+        read_config(tmp_path)
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
+    with pytest.raises(UnusableInput, match="is not YAML"):
+        read_config(path)
+    assert not (tmp_path / "made").exists()
