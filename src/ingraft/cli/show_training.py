@@ -21,6 +21,8 @@ from ingraft.training.facts import (
     DataFacts,
     Evaluated,
     Evaluating,
+    Mined,
+    Mining,
     ModelFacts,
     Observer,
     Step,
@@ -63,6 +65,8 @@ def observer(*, human: bool) -> Iterator[Observer]:
         match event:
             case Step():
                 _advance(bars, event)
+            case Mining():
+                _only(bars, "mining hard negatives")
             case Evaluating(model=model):
                 _only(bars, _PHASES.get(model, model))
             case _:
@@ -101,6 +105,8 @@ def fact(event: Any) -> None:
                 f"{_short(event.name)} · {event.architecture} · {show.count(event.parameters)} parameters · "
                 f"{event.dtype} · {human_bytes(event.nbytes)}",
             )
+        case Mined():
+            show.line("mined", f"{event.note} · {event.rows:,} rows · {event.seconds:.1f} s")
         case AdapterFacts():
             _adapter(event)
         case Evaluated(model="base"):
@@ -113,6 +119,7 @@ def fact(event: Any) -> None:
 def _data(data: DataFacts) -> None:
     as_read = ", ".join(name if name == role else f"{name} → {role}" for name, role in data.roles.items())
     held = f", {data.held_out_rows:,} held out" if data.held_out_rows else ""
+    held = f", measured on {data.measured_on}" if data.measured_on else held
     show.line("data", f"{data.path.name} · {data.training_rows:,} {data.kind} to train on{held} · {as_read}")
     if data.by_position:
         names = ", ".join(map(repr, data.by_position))
@@ -121,9 +128,14 @@ def _data(data: DataFacts) -> None:
         show.line("", f"not used: {', '.join(data.ignored)}", style="dim")
     if not data.apart:
         show.line("", "texts of held-out rows occur in training too: the rows hang together", style="yellow")
+    if data.near_duplicates:
+        first, *others = data.near_duplicates
+        more = f"; {len(others):,} more" if others else ""
+        show.line("", f"near-duplicates: {first}{more}", style="yellow")
     for note in data.notes:
         show.line("", note, style="dim")
-    show.line("loss", data.loss)
+    sizes = f" · at {', '.join(map(str, data.matryoshka))} dimensions too (Matryoshka)" if data.matryoshka else ""
+    show.line("loss", data.loss + sizes)
 
 
 def _adapter(adapter: AdapterFacts) -> None:

@@ -124,7 +124,7 @@ def training_config(config: DemoConfig, base: Path, pairs: Path, adapter: Path) 
     """What `ingraft train` would be told; no pairs are held out, because the demo has queries of its own."""
     return TrainingConfig(
         model=str(base),
-        data=pairs,
+        data=str(pairs),
         output=adapter,
         epochs=EPOCHS,
         learning_rate=LEARNING_RATE,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ingraft.errors import UnusableInput
+from ingraft.training.keys import plain
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,106 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class PromptSettings:
+    """What goes before a text; saved with the adapter, so that the model puts it there when it is used."""
+
+    query: str | None = None
+    """Prompt before anchors; default: the base model's own."""
+
+    document: str | None = None
+    """Prompt before positives and negatives; default: the base model's own."""
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """Hard negatives: texts that the base model finds similar to a query and that are no answers to it."""
+
+    negatives: int = 0
+    """Hard negatives to mine for each pair, with the base model, before training; 0 for none."""
+
+    range_min: int = 0
+    """Skip this many of the most similar texts, which may be answers that nobody marked."""
+
+    range_max: int = 50
+    """Look no further than this many of the most similar texts."""
+
+    relative_margin: float = 0.05
+    """A negative is less similar to the query than the positive, by this share of the positive's similarity."""
+
+    sampling: Literal["top", "random"] = "top"
+    """Take the most similar of those that are left, or draw among them."""
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """A further data set; each setting means what it means for the first."""
+
+    data: str
+    """Rows to train on as well."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role → column."""
+
+    subset: str | None = None
+    """Subset of a data set."""
+
+    split: str = "train"
+    """Split of a data set."""
+
+    loss: str = "auto"
+    """Its own loss."""
+
+    loss_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of that loss."""
+
+    max_pairs: int | None = None
+    """Use at most this many of its rows."""
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How to fine-tune a Sentence Transformers model with an adapter."""
 
     model: str
     """Base model: a directory, or an id on the Hugging Face Hub."""
 
-    data: Path
-    """Training file (CSV, TSV, JSONL, JSON, Parquet): pairs, pairs with negatives, or pairs with a score."""
+    data: str
+    """Rows to train on: a file (CSV, TSV, JSONL, JSON, Parquet), a BEIR directory, a datasets directory or Hub id."""
 
     output: Path
     """Directory for the adapter."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role → column, where names do not tell: anchor, positive, negative; sentence1, sentence2, score; text, label; and
+    group, whose rows are held out together."""
+
+    subset: str | None = None
+    """Subset of a data set of the Hub."""
+
+    split: str = "train"
+    """Split of a data set or BEIR directory to train on."""
+
+    test: str | None = None
+    """Rows to measure on, in place of held-out ones; read as data is, and a BEIR directory brings its own."""
+
+    more_data: tuple[DatasetSettings, ...] = ()
+    """Further data sets to train on in turn, each with its own data, columns, subset, split, loss and max_pairs."""
+
+    loss: str = "auto"
+    """Loss of Sentence Transformers, by name; auto takes the one of its loss table for such rows."""
+
+    loss_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the loss, such as scale or margin."""
+
+    mini_batch_size: int | None = None
+    """Embed this many rows at a time, with the cached form of the loss: large batches in little memory."""
+
+    matryoshka: tuple[int, ...] = ()
+    """Dimensions to which embeddings may be cut: the loss is taken at each of them, and at the whole."""
+
+    prompts: PromptSettings = field(default_factory=PromptSettings)
+
+    mining: MiningSettings = field(default_factory=MiningSettings)
 
     epochs: float = 1.0
     """Passes over the training rows."""
@@ -47,13 +139,12 @@ class TrainingConfig:
     """Rows per step. For pairs, the other rows of a batch are the wrong answers: larger is better."""
 
     lora: LoraSettings = field(default_factory=LoraSettings)
-    """Settings of LoRA."""
 
     target_modules: str = "auto"
     """Names of the layers to adapt, with commas between; auto takes all linear layers of all blocks."""
 
     max_pairs: int | None = None
-    """Use at most this many rows of the file, drawn at random."""
+    """Use at most this many of the rows, drawn at random."""
 
     holdout: float = 0.1
     """Share of the rows that is not trained on but measured before and after; 0 for none."""
@@ -85,6 +176,18 @@ def check_settings(config: TrainingConfig) -> None:
     _require(config.lora.alpha >= 1, "lora.alpha", config.lora.alpha, "1 or more")
     _require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "from 0 to below 1")
     _require(config.max_pairs is None or config.max_pairs >= 2, "max-pairs", config.max_pairs, "2 or more")
+    _require(
+        config.mini_batch_size is None or config.mini_batch_size >= 1,
+        "mini-batch-size",
+        config.mini_batch_size,
+        "1 or more",
+    )
+    _require(all(size >= 1 for size in config.matryoshka), "matryoshka", _text(config.matryoshka), "sizes of 1 or more")
+    mining = config.mining
+    _require(mining.negatives >= 0, "mining.negatives", mining.negatives, "0 or more")
+    _require(mining.range_min >= 0, "mining.range-min", mining.range_min, "0 or more")
+    fewest = mining.range_min + max(mining.negatives, 1)
+    _require(mining.range_max >= fewest, "mining.range-max", mining.range_max, f"{fewest} or more")
     _require(0 <= config.holdout < 1, "holdout", config.holdout, "a share from 0 to below 1")
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
 
@@ -97,9 +200,14 @@ def _words(config: Any, prefix: str) -> list[str]:
             words += _words(value, f"{name}.")
         elif value is True:
             words.append(f"--{name}")
-        elif value != entry.default:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        elif value != (entry.default if entry.default_factory is MISSING else entry.default_factory()):
+            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else _text(value)]
     return words
+
+
+def _text(value: Any) -> str:
+    """A value as a flag: lists and mappings as YAML, of which JSON is a part."""
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, (tuple, Mapping)) else str(value)
 
 
 def _require(holds: bool, flag: str, value: Any, expected: str) -> None:

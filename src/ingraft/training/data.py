@@ -1,31 +1,20 @@
-"""Training rows out of a table: which column is what, and which rows cannot be used."""
+"""Training rows out of a table: what its columns are, which rows cannot be used, and the rest column by column."""
 
 from __future__ import annotations
 
-import math
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ingraft.errors import UnusableInput
-from ingraft.training.tables import Row, Table, read_table
+from ingraft.training.examples import Example, filled_negatives, read_examples
+from ingraft.training.roles import Kind, Roles, find_roles
+from ingraft.training.sources import read_source
+from ingraft.training.tables import Table
 
-Kind = Literal["pairs", "scored pairs"]
-
-# Column names as people and data sets write them, without case, spaces and punctuation.
-_FIRST = {"anchor", "query", "question", "sentence1", "sentencea", "text1", "texta", "premise", "source"}
-_SECOND = {
-    "positive", "pos", "document", "passage", "answer", "response", "sentence2", "sentenceb", "text2",
-    "textb", "hypothesis", "entailment", "target",
-}  # fmt: skip
-_NEGATIVE = re.compile(r"(hard)?neg(ative)?s?\d*|contradiction")
-_SCORE = {"score", "scores", "similarity", "similarityscore", "relatednessscore", "label", "labels"}
 _CLASSES = {"label", "labels"}
-_IDENTIFIER = re.compile(r"|index|unnamed: \d+|id|.*_id|.*_idx", re.IGNORECASE)
-
 _SHOWN_BAD_ROWS = 5
 
 
@@ -33,12 +22,14 @@ _SHOWN_BAD_ROWS = 5
 class TrainingData:
     """Rows ready for training, column by column, all of one length.
 
-    kind         pairs: query and answer, perhaps with wrong answers; scored pairs: two texts, their similarity
+    kind         what a row is, which decides the loss
     roles        the file's column → what it is taken as, in the order that the loss wants
     by_position  the columns whose meaning was guessed from their place, because their names say nothing
     ignored      the file's other columns
-    columns      role → its values: texts, and for `score` numbers
+    columns      role → its values: texts, for `score` numbers, for `label` whole numbers
     notes        what was left out, in words
+    groups       what each row belongs to where the data say so
+    lines        the line (or row) of the file that each row is from, which `unit` names
     """
 
     path: Path
@@ -48,145 +39,99 @@ class TrainingData:
     ignored: tuple[str, ...]
     columns: Mapping[str, Sequence[Any]]
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    lines: tuple[int, ...] = ()
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def texts(self) -> tuple[Sequence[str], ...]:
+        """The columns of the texts that belong together: one, or the first two. Not the negatives."""
+        return tuple(self.columns[role] for role in list(self.columns)[:2] if role != "label")
+
     def take(self, indices: Sequence[int]) -> TrainingData:
         """The rows at `indices`, in that order."""
-        return replace(self, columns={role: [values[i] for i in indices] for role, values in self.columns.items()})
+        return replace(
+            self,
+            columns={role: [values[i] for i in indices] for role, values in self.columns.items()},
+            groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
+            lines=tuple(self.lines[i] for i in indices) if self.lines else (),
+        )
 
 
 def read_training_data(
-    path: Path, *, max_pairs: int | None = None, seed: int = 0, skip_bad_rows: bool = False
+    path: Path | str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    max_pairs: int | None = None,
+    seed: int = 0,
+    skip_bad_rows: bool = False,
 ) -> TrainingData:
-    """The rows of a local file, each once, at most `max_pairs` of them drawn by `seed`.
+    """The rows of a file, a directory or a data set of the Hub, each once, at most `max_pairs` drawn by `seed`.
 
-    UnusableInput when the file cannot be read, its columns cannot be told, or (unless `skip_bad_rows`) a row
-    cannot be used; the message lists the first of them by line.
+    `columns` is role → column, for names that say nothing. UnusableInput when the data cannot be read, the columns
+    cannot be told, or (unless `skip_bad_rows`) a row cannot be used; the message lists the first of them by line.
     """
-    table = read_table(path)
-    kind, roles, by_position = _roles(table)
-    rows, bad = _usable_rows(table, roles)
-    notes = []
-    if bad:
-        more = f"; and {len(bad) - _SHOWN_BAD_ROWS:,} more" if len(bad) > _SHOWN_BAD_ROWS else ""
-        listed = "; ".join(bad[:_SHOWN_BAD_ROWS]) + more
-        total = len(table.rows) + len(table.broken)
-        if not skip_bad_rows:
-            raise UnusableInput(
-                f"{path} has {len(bad):,} of {total:,} rows that cannot be used: {listed}.",
-                hint="Mend them, or leave them out with --skip-bad-rows.",
-            )
-        notes.append(f"{len(bad):,} of {total:,} rows left out: {listed}")
-    once = list(dict.fromkeys(rows))
+    table = read_source(str(path), subset=subset, split=split)
+    roles = find_roles(table, columns or {})
+    rows, bad = read_examples(table, roles)
+    notes = _notes_on_bad(table, bad, skip_bad_rows)
+    once = list({example.key: example for example in rows}.values())
     if len(once) < len(rows):
         notes.append(f"{len(rows) - len(once):,} repeated rows left out")
     if max_pairs is not None and len(once) > max_pairs:
         notes.append(f"{max_pairs:,} of {len(once):,} rows drawn at random")
         once = [once[i] for i in sorted(random.Random(seed).sample(range(len(once)), max_pairs))]
     if len(once) < 2:
-        raise UnusableInput(f"{path} has {len(once)} rows that can be used; training compares at least 2.")
-    columns = dict(zip(roles.values(), map(list, zip(*once, strict=True)), strict=True))
-    if kind == "scored pairs":
-        _check_scores(path, next(name for name, role in roles.items() if role == "score"), columns["score"])
-    ignored = tuple(name for name in table.columns if name not in roles)
-    return TrainingData(path, kind, roles, by_position, ignored, columns, tuple(notes))
+        raise UnusableInput(f"{table.path} has {len(once)} rows that can be used; training compares at least 2.")
+    return _by_columns(table, roles, once, notes, seed)
 
 
-def _roles(table: Table) -> tuple[Kind, dict[str, str], tuple[str, ...]]:
-    """Kind, {column: role} in the order of the loss, and the columns that were taken by their position."""
-    if twice := [name for name in table.columns if table.columns.count(name) > 1]:
-        raise UnusableInput(f"{table.path} has more than one column called {twice[0]!r}.", hint="Rename one of them.")
-    plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in table.columns}
-    first = next((name for name in plain if plain[name] in _FIRST), None)
-    second = next((name for name in plain if plain[name] in _SECOND), None)
-    negatives = [name for name in plain if _NEGATIVE.fullmatch(plain[name])]
-    score = next((name for name in plain if plain[name] in _SCORE), None)
-    named = {first, second, score, *negatives}
-
-    guessed: list[str] = []
-    others = [name for name in table.columns if name not in named and not _IDENTIFIER.fullmatch(name)]
-    texts = [name for name in others if _holds_text(table, name)]
-    numbers = [name for name in others if _holds_numbers(table, name)]
-    if first is None and texts:
-        guessed.append(first := texts.pop(0))
-    if second is None and texts:
-        guessed.append(second := texts.pop(0))
-    if first is None or second is None:
+def _notes_on_bad(table: Table, bad: Sequence[str], skip: bool) -> list[str]:
+    """A note on the rows that are left out; UnusableInput when they must not be."""
+    if not bad:
+        return []
+    more = f"; and {len(bad) - _SHOWN_BAD_ROWS:,} more" if len(bad) > _SHOWN_BAD_ROWS else ""
+    listed = "; ".join(bad[:_SHOWN_BAD_ROWS]) + more
+    total = len(table.rows) + len(table.broken)
+    if not skip:
         raise UnusableInput(
-            f"{table.path} has the columns {', '.join(map(repr, table.columns))}; expected two with texts.",
-            hint="Name them anchor and positive, or query and document, or sentence1, sentence2 and score.",
+            f"{table.path} has {len(bad):,} of {total:,} rows that cannot be used: {listed}.",
+            hint="Mend them, or leave them out with --skip-bad-rows.",
         )
-    # A single number beside two texts without a telling name is their score. In other company it may be anything.
-    if score is None and not negatives and guessed and not texts and len(numbers) == 1:
-        guessed += numbers
-        score = numbers[0]
-
-    if score is not None and not negatives:
-        return "scored pairs", {first: "sentence1", second: "sentence2", score: "score"}, tuple(guessed)
-    roles = {first: "anchor", second: "positive"}
-    roles |= {name: f"negative_{n}" if n > 1 else "negative" for n, name in enumerate(negatives, start=1)}
-    return "pairs", roles, tuple(guessed)
+    return [f"{len(bad):,} of {total:,} rows left out: {listed}"]
 
 
-def _values(table: Table, column: str) -> list[Any]:
-    """The first values of a column that are there."""
-    at = table.columns.index(column)
-    return [row.values[at] for row in table.rows[:200] if row.values[at] not in (None, "")]
-
-
-def _holds_text(table: Table, column: str) -> bool:
-    values = _values(table, column)
-    return any(isinstance(value, str) for value in values) and not _holds_numbers(table, column)
-
-
-def _holds_numbers(table: Table, column: str) -> bool:
-    values = _values(table, column)
-    return bool(values) and all(_number(value) is not None for value in values)
-
-
-def _number(value: object) -> float | None:
-    """`value` as a finite number; None when it is none."""
-    if not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _usable_rows(table: Table, roles: Mapping[str, str]) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Rows with their values in the order of `roles`, and what is wrong with each of the others."""
-    places = [(table.columns.index(name), name, role) for name, role in roles.items()]
-    rows, bad = [], list(table.broken)
-    for row in table.rows:
-        values, problem = _checked(row, places)
-        if problem:
-            bad.append(f"{table.unit} {row.line}: {problem}")
-        else:
-            rows.append(values)
-    return rows, bad
-
-
-def _checked(row: Row, places: Sequence[tuple[int, str, str]]) -> tuple[tuple[Any, ...], str]:
-    """The row's values, or what is wrong with the first that cannot be used."""
-    values: list[Any] = []
-    for place, name, role in places:
-        value = row.values[place]
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return (), f"{name} is empty"
-        if role == "score":
-            number = _number(value)
-            if number is None:
-                return (), f"{name} is {str(value)[:30]!r}, expected a number"
-            values.append(number)
-        elif isinstance(value, str):
-            values.append(value.strip())
-        else:
-            return (), f"{name} is a {type(value).__name__}, expected text"
-    return tuple(values), ""
+def _by_columns(table: Table, roles: Roles, rows: Sequence[Example], notes: list[str], seed: int) -> TrainingData:
+    names = [role for role in roles.of.values() if not role.startswith("negative")]
+    columns: dict[str, Any] = {role: [row.values[n] for row in rows] for n, role in enumerate(names)}
+    if any(role.startswith("negative") for role in roles.of.values()):
+        negatives, note = filled_negatives(rows, seed=seed)
+        columns |= negatives
+        notes += [note] if note else []
+    if roles.kind == "scored pairs":
+        column = next(name for name, role in roles.of.items() if role == "score")
+        _check_scores(table.path, column, columns["score"])
+    if roles.kind.startswith("labelled"):
+        columns["label"], note = _class_numbers(table.path, roles.kind, columns["label"])
+        notes += [note] if note else []
+    used = {*roles.of, roles.group}
+    return TrainingData(
+        path=table.path,
+        kind=roles.kind,
+        roles=roles.of,
+        by_position=roles.by_position,
+        ignored=tuple(name for name in table.columns if name not in used),
+        columns=columns,
+        notes=tuple(notes),
+        groups=tuple(row.group for row in rows) if roles.group else None,
+        lines=tuple(row.line for row in rows),
+        unit=table.unit,
+    )
 
 
 def _check_scores(path: Path, column: str, scores: Sequence[float]) -> None:
@@ -201,3 +146,16 @@ def _check_scores(path: Path, column: str, scores: Sequence[float]) -> None:
             f"{path} has whole numbers, {different[0]:g} to {different[-1]:g}, in {column}: they look like classes.",
             hint="If they are similarities, name the column score.",
         )
+
+
+def _class_numbers(path: Path, kind: Kind, labels: Sequence[Any]) -> tuple[list[int], str]:
+    """Whole numbers for the classes, and a note on how many there are."""
+    if kind == "labelled pairs":
+        if len(set(labels)) == 1:
+            raise UnusableInput(f"{path} has the label {labels[0]:g} in every row: nothing can be learnt from it.")
+        return [int(label) for label in labels], ""
+    known = {label: n for n, label in enumerate(sorted(set(map(str, labels))))}
+    if len(known) == 1 or len(known) == len(labels):
+        found = "one class" if len(known) == 1 else "a class of its own"
+        raise UnusableInput(f"{path} has {found} in every row: nothing can be learnt from it.")
+    return [known[str(label)] for label in labels], f"{len(known):,} classes"

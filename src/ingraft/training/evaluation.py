@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ingraft.training.beir import beir_texts, relevant_documents
 from ingraft.training.data import TrainingData
 
 if TYPE_CHECKING:
@@ -35,7 +37,16 @@ class SimilarityTask:
     scores: Sequence[float]
 
 
-Task: TypeAlias = RetrievalTask | SimilarityTask
+@dataclass(frozen=True)
+class LabelTask:
+    """Tell pairs of texts with label 1 from those with label 0."""
+
+    sentences1: Sequence[str]
+    sentences2: Sequence[str]
+    labels: Sequence[int]
+
+
+Task: TypeAlias = RetrievalTask | SimilarityTask | LabelTask
 Metrics: TypeAlias = Mapping[str, float]
 
 
@@ -45,8 +56,14 @@ def held_out_task(data: TrainingData, held_out: Sequence[int], *, seed: int = 0)
     The corpus of a retrieval task holds the positives of the held-out rows and those of all others, up to
     MAX_DOCUMENTS, drawn by `seed`.
     """
+    rows = data.take(held_out)
+    if data.kind == "labelled pairs":
+        labels = rows.columns["label"]
+        two = len(set(labels)) == 2
+        return LabelTask(rows.columns["sentence1"], rows.columns["sentence2"], labels) if two else None
+    if data.kind == "labelled texts":
+        return _class_task(data, held_out, seed)
     if data.kind == "scored pairs":
-        rows = data.take(held_out)
         scores = rows.columns["score"]
         if len(set(scores)) < 2 or len(rows) < 3:
             return None
@@ -71,8 +88,47 @@ def held_out_task(data: TrainingData, held_out: Sequence[int], *, seed: int = 0)
     )
 
 
+def _class_task(data: TrainingData, held_out: Sequence[int], seed: int) -> RetrievalTask | None:
+    """Find the other rows' texts of the same class from a held-out text."""
+    texts, labels = data.columns["text"], data.columns["label"]
+    held = set(held_out)
+    others = [row for row in range(len(data)) if row not in held]
+    if not held or not others:
+        return None
+    corpus = sorted(random.Random(seed).sample(others, min(MAX_DOCUMENTS, len(others))))
+    by_class: dict[int, set[str]] = {}
+    for row in corpus:
+        by_class.setdefault(labels[row], set()).add(f"document-{row}")
+    queries = [row for row in held_out if labels[row] in by_class]
+    return RetrievalTask(
+        queries={f"query-{row}": texts[row] for row in queries},
+        corpus={f"document-{row}": texts[row] for row in corpus},
+        relevant={f"query-{row}": by_class[labels[row]] for row in queries},
+    )
+
+
+def task_of_beir(path: Path, split: str, *, seed: int = 0) -> RetrievalTask:
+    """The queries that a split judges, among its documents and others up to MAX_DOCUMENTS, drawn by `seed`."""
+    queries, corpus = beir_texts(path)
+    relevant = {
+        query: documents & set(corpus)
+        for query, documents in relevant_documents(path, split).items()
+        if query in queries and documents & set(corpus)
+    }
+    needed = set().union(*relevant.values()) if relevant else set()
+    others = [identifier for identifier in corpus if identifier not in needed]
+    room = max(0, MAX_DOCUMENTS - len(needed))
+    kept = needed | set(random.Random(seed).sample(others, min(room, len(others))))
+    return RetrievalTask(
+        queries={query: queries[query] for query in relevant},
+        corpus={identifier: text for identifier, text in corpus.items() if identifier in kept},
+        relevant=relevant,
+    )
+
+
 def evaluate(model: SentenceTransformer, task: Task) -> dict[str, float]:
-    """nDCG@10 and accuracy@1 of a retrieval task, Spearman's ρ of a similarity task; each is at most 1.
+    """nDCG@10 and accuracy@1 of a retrieval task, Spearman's ρ of a similarity task, average precision of labels; each
+    is at most 1.
 
     Measured with the model's own similarity and its prompts for queries and documents, as it would be used.
     """
@@ -89,6 +145,11 @@ def evaluate(model: SentenceTransformer, task: Task) -> dict[str, float]:
         )
         measured = evaluator(model)
         return {"Spearman": float(measured[f"spearman_{similarity}"])}
+    if isinstance(task, LabelTask):
+        evaluator = evaluation.BinaryClassificationEvaluator(
+            list(task.sentences1), list(task.sentences2), list(task.labels), batch_size=_BATCH, write_csv=False
+        )
+        return {"AP": float(evaluator(model)[f"{similarity}_ap"])}
     evaluator = evaluation.InformationRetrievalEvaluator(
         dict(task.queries), dict(task.corpus), dict(task.relevant), batch_size=_BATCH, write_csv=False
     )

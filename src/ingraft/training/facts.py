@@ -11,9 +11,11 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The training file: what its columns are taken as, and how many rows are trained on and held out.
+    """A data set: what its columns are taken as, and how many rows are trained on and held out.
 
-    apart  no text of a held-out row occurs in a training row
+    measured_on      where the rows to measure on are from, when none are held out
+    apart            no text of a held-out row occurs in a training row
+    near_duplicates  rows to measure on that resemble rows to train on, in words
     """
 
     path: Path
@@ -23,9 +25,26 @@ class DataFacts:
     ignored: tuple[str, ...]
     training_rows: int
     held_out_rows: int
+    measured_on: str
     apart: bool
     loss: str
+    matryoshka: tuple[int, ...]
+    near_duplicates: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mining:
+    """The base model looks for hard negatives."""
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Hard negatives were found; `rows` are left to train on, `note` says the rest."""
+
+    rows: int
+    note: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,7 @@ class TrainingResult:
 
     output: Path
     data: DataFacts
+    more_data: tuple[DataFacts, ...]
     model: ModelFacts
     adapter: AdapterFacts
     steps: int
@@ -100,5 +120,5 @@ class TrainingResult:
         return dataclasses.asdict(self)
 
 
-Event: TypeAlias = DataFacts | ModelFacts | AdapterFacts | Evaluating | Evaluated | Step
+Event: TypeAlias = DataFacts | Mining | Mined | ModelFacts | AdapterFacts | Evaluating | Evaluated | Step
 Observer: TypeAlias = Callable[[Event], None]

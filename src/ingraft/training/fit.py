@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.training.config import TrainingConfig
-from ingraft.training.data import TrainingData
 from ingraft.training.facts import Step
+from ingraft.training.losses import make_loss
+from ingraft.training.prepare import Dataset
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,37 +27,25 @@ class Fit:
     losses: tuple[float, ...]
 
 
-def loss_name(data: TrainingData) -> str:
-    """The loss of Sentence Transformers for rows of this kind.
-
-    Pairs: every other row's positive is a wrong answer to tell apart. Scores: CoSENT, which asks for the right
-    order only, so that any scale of scores will do.
-    """
-    return "MultipleNegativesRankingLoss" if data.kind == "pairs" else "CoSENTLoss"
-
-
 def fit(
     model: SentenceTransformer,
-    data: TrainingData,
+    datasets: Sequence[Dataset],
     config: TrainingConfig,
-    prompts: Mapping[str, str],
+    prompts: Mapping[str, Mapping[str, str]],
     on_step: Callable[[Step], None],
 ) -> Fit:
-    """Train what is trainable in `model`, in place.
+    """Train what is trainable in `model`, in place. `prompts` are by data set and role.
 
     CheckFailed when the training diverges, UnusableInput when it does not fit into memory.
     """
     import torch
-    from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer import losses as library
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from transformers import PrinterCallback
 
-    rows = Dataset.from_dict({role: list(values) for role, values in data.columns.items()})
-    steps = max(1, round(config.epochs * -(-len(data) // config.batch_size)))
-    # Two equal positives in a batch would each be a wrong answer to the other's query.
-    sampler = BatchSamplers.NO_DUPLICATES if data.kind == "pairs" else BatchSamplers.BATCH_SAMPLER
+    steps = max(1, round(config.epochs * sum(-(-len(dataset.rows) // config.batch_size) for dataset in datasets)))
+    rows = {dataset.name: _rows(dataset) for dataset in datasets}
+    losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
+    only = datasets[0].name if len(datasets) == 1 else None
     with tempfile.TemporaryDirectory(prefix="ingraft-training-") as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
@@ -64,8 +53,8 @@ def fit(
             per_device_train_batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             warmup_steps=0.1,  # a share of the steps
-            batch_sampler=sampler,
-            prompts=dict(prompts),
+            batch_sampler=_sampler(datasets),
+            prompts={name: dict(by_role) for name, by_role in prompts.items()} if only is None else dict(prompts[only]),
             seed=config.seed,
             save_strategy="no",
             logging_strategy="steps",
@@ -77,8 +66,8 @@ def fit(
         trainer = SentenceTransformerTrainer(
             model=model,
             args=arguments,
-            train_dataset=rows,
-            loss=getattr(library, loss_name(data))(model),
+            train_dataset=rows if only is None else rows[only],
+            loss=losses if only is None else losses[only],
             callbacks=[_callback(on_step)],
         )
         trainer.remove_callback(PrinterCallback)
@@ -91,8 +80,41 @@ def fit(
                 f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
             ) from None
     _check_trained(model, config)
-    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return Fit(trainer.state.global_step, losses)
+    course = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+    return Fit(trainer.state.global_step, course)
+
+
+def _rows(dataset: Dataset) -> Any:
+    from datasets import Dataset as Rows
+
+    return Rows.from_dict({role: list(values) for role, values in dataset.rows.columns.items()})
+
+
+def _loss(model: Any, dataset: Dataset, config: TrainingConfig) -> Any:
+    arguments = dict(dataset.loss_arguments)
+    if dataset.loss.startswith("Cached") and config.mini_batch_size is not None:
+        arguments.setdefault("mini_batch_size", config.mini_batch_size)
+    return make_loss(model, dataset.loss, arguments, config.matryoshka)
+
+
+def _sampler(datasets: Sequence[Dataset]) -> Any:
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    kinds = {dataset.rows.kind for dataset in datasets}
+    if kinds == {"labelled texts"}:
+        return BatchSamplers.GROUP_BY_LABEL
+    if "labelled texts" in kinds:
+        return sampler_by_columns
+    # Two equal positives in a batch would each be a wrong answer to the other's query.
+    return BatchSamplers.NO_DUPLICATES if "pairs" in kinds else BatchSamplers.BATCH_SAMPLER
+
+
+def sampler_by_columns(dataset: Any, **settings: Any) -> Any:
+    """Batches with several texts of a class where a row is a text and its class, else without repeated texts."""
+    from sentence_transformers.base.sampler import GroupByLabelBatchSampler, NoDuplicatesBatchSampler
+
+    kind = GroupByLabelBatchSampler if "text" in dataset.column_names else NoDuplicatesBatchSampler
+    return kind(dataset, **settings)
 
 
 def _callback(on_step: Callable[[Step], None]) -> Any:

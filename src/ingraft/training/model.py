@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
 from ingraft.hub import local_directory
-from ingraft.training.config import TrainingConfig
+from ingraft.training.config import PromptSettings, TrainingConfig
 from ingraft.training.data import TrainingData
 from ingraft.training.facts import AdapterFacts, ModelFacts
 from ingraft.training.targets import choose_targets
@@ -122,6 +122,13 @@ def add_adapter(
     )
 
 
+def set_prompts(model: SentenceTransformer, prompts: PromptSettings) -> None:
+    """Make `prompts` the model's own: they are saved with it, and `encode_query` and `encode_document` use them."""
+    for name, prompt in (("query", prompts.query), ("document", prompts.document)):
+        if prompt is not None:
+            model.prompts[name] = prompt
+
+
 def prompts_for(model: SentenceTransformer, data: TrainingData) -> dict[str, str]:
     """Role → the prompt that goes before such a text, where there is one: what `encode`, `encode_query` and
     `encode_document` will put there when the model is used."""
@@ -130,9 +137,9 @@ def prompts_for(model: SentenceTransformer, data: TrainingData) -> dict[str, str
         name = next((name for name in names if name in model.prompts), model.default_prompt_name or "")
         return model.prompts.get(name) or ""
 
-    if data.kind == "scored pairs":
-        by_role = dict.fromkeys(("sentence1", "sentence2"), prompt())
-    else:
+    if data.kind == "pairs":
         by_role = {role: prompt("document", "passage", "corpus") for role in data.columns}
         by_role["anchor"] = prompt("query")
+    else:
+        by_role = {role: prompt() for role in data.columns if role not in ("score", "label")}
     return {role: text for role, text in by_role.items() if text}

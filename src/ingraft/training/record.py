@@ -29,11 +29,16 @@ def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any],
         "versions": versions(),
         "git": git_revision(Path.cwd()),
         "seed": config.seed,
-        "files": {str(config.data): sha256(config.data)},
+        "files": {name: sha256(Path(name).expanduser()) for name in _local_data(config)},
         **plain(facts),
         **plain(figures),
     }
     (folder / RECORD_FILE).write_text(to_json(record), encoding="utf-8")
+
+
+def _local_data(config: TrainingConfig) -> list[str]:
+    names = [config.data, config.test, *(more.data for more in config.more_data)]
+    return [name for name in names if name is not None and Path(name).expanduser().exists()]
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

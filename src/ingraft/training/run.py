@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
 from ingraft.publish import check_output, published
 from ingraft.training.config import TrainingConfig, check_settings
-from ingraft.training.data import TrainingData, read_training_data
-from ingraft.training.evaluation import Metrics, Task, evaluate, held_out_task
-from ingraft.training.facts import DataFacts, Evaluated, Evaluating, Event, Observer, TrainingResult
-from ingraft.training.fit import fit, loss_name
-from ingraft.training.model import add_adapter, base_directory, load_base, model_facts, prompts_for
+from ingraft.training.evaluation import Metrics, Task, evaluate
+from ingraft.training.facts import Evaluated, Evaluating, Event, Mined, Mining, Observer, TrainingResult
+from ingraft.training.fit import fit
+from ingraft.training.mining import mined
+from ingraft.training.model import add_adapter, base_directory, load_base, model_facts, prompts_for, set_prompts
+from ingraft.training.prepare import Dataset, prepare
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, keep_card_private, save_adapter
-from ingraft.training.split import Split, split
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -37,13 +38,10 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     check_settings(config)
     root, base_name = base_directory(config)
     _check_output(config, root)
-    data = read_training_data(
-        config.data, max_pairs=config.max_pairs, seed=config.seed, skip_bad_rows=config.skip_bad_rows
-    )
-    parts = split(data, share=config.holdout, seed=config.seed)
-    task = task or held_out_task(data, parts.held_out, seed=config.seed)
-    rows, data_facts = data.take(parts.train), _data_facts(data, parts)
-    observe(data_facts)
+    prepared = prepare(config, task)
+    for facts in prepared.facts:
+        observe(facts)
+    datasets, task = prepared.datasets, prepared.task
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
     with published(config.output, overwrite=config.overwrite) as folder:
@@ -57,21 +55,25 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             base = model_facts(model, config.model)
             observe(base)
             before = _measure("base", model, task, observe, seconds)
-            prompts = prompts_for(model, data)
+            set_prompts(model, config.prompts)
+            if config.mining.negatives:
+                datasets = (_mine(model, datasets[0], config, observe, seconds), *datasets[1:])
+            prompts = {dataset.name: prompts_for(model, dataset.rows) for dataset in datasets}
             set_seed(config.seed)
-            adapter = add_adapter(model, config, base_name, prompts)
+            adapter = add_adapter(model, config, base_name, prompts[datasets[0].name])
             observe(adapter)
             keep_card_private(model, base_name)
             with _timed(seconds, "train"):
-                fitted = fit(model, rows, config, prompts, observe)
+                fitted = fit(model, datasets, config, prompts, observe)
             after = _measure("adapted", model, task, observe, seconds)
             with _timed(seconds, "save"):
                 save_adapter(model, folder)
-        facts = {"data": data_facts, "base": base, "adapter": adapter, "before": before, "after": after}
-        write_record(folder, config, facts, steps=fitted.steps, losses=fitted.losses, seconds=seconds)
+        run = {"data": prepared.facts, "base": base, "adapter": adapter, "before": before, "after": after}
+        write_record(folder, config, run, steps=fitted.steps, losses=fitted.losses, seconds=seconds)
     return TrainingResult(
         output=config.output,
-        data=data_facts,
+        data=prepared.facts[0],
+        more_data=prepared.facts[1:],
         model=base,
         adapter=adapter,
         steps=fitted.steps,
@@ -85,7 +87,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
 
 def _check_output(config: TrainingConfig, base: Path) -> None:
     """The output is free, or an earlier adapter that may be replaced; and no input lies in it."""
-    check_output(config.output, overwrite=config.overwrite, inputs=(base, config.data))
+    check_output(config.output, overwrite=config.overwrite, inputs=(base, *_local_inputs(config)))
     if config.output.is_dir() and any(config.output.iterdir()) and not (config.output / ADAPTER_CONFIG).is_file():
         raise UnusableInput(
             f"{config.output} is not empty and holds no adapter, so it is not replaced.",
@@ -93,19 +95,20 @@ def _check_output(config: TrainingConfig, base: Path) -> None:
         )
 
 
-def _data_facts(data: TrainingData, parts: Split) -> DataFacts:
-    return DataFacts(
-        path=data.path,
-        kind=data.kind,
-        roles=data.roles,
-        by_position=data.by_position,
-        ignored=data.ignored,
-        training_rows=len(parts.train),
-        held_out_rows=len(parts.held_out),
-        apart=parts.apart,
-        loss=loss_name(data),
-        notes=data.notes,
-    )
+def _local_inputs(config: TrainingConfig) -> list[Path]:
+    names = [config.data, config.test, *(more.data for more in config.more_data)]
+    paths = [Path(name).expanduser() for name in names if name is not None]
+    return [path for path in paths if path.exists()]
+
+
+def _mine(
+    model: SentenceTransformer, dataset: Dataset, config: TrainingConfig, observe: Observer, seconds: dict[str, float]
+) -> Dataset:
+    observe(Mining())
+    with _timed(seconds, "mine"):
+        rows = mined(model, dataset.rows, config.mining, seed=config.seed)
+    observe(Mined(len(rows), rows.notes[-1], seconds["mine"]))
+    return replace(dataset, rows=rows)
 
 
 def _measure(

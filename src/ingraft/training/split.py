@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ingraft.training.data import TrainingData
@@ -22,7 +22,8 @@ class Split:
 
 
 def split(data: TrainingData, *, share: float, seed: int) -> Split:
-    """About `share` of the rows held out, at most MAX_HELD_OUT, by whole groups that have a text in common.
+    """About `share` of the rows held out, at most MAX_HELD_OUT, by whole groups: rows that have a text in
+    common, and those that the data say belong together.
 
     Where one group is nearly the whole file, single rows are drawn instead and `apart` is False. At least two
     rows stay for training.
@@ -31,8 +32,7 @@ def split(data: TrainingData, *, share: float, seed: int) -> Split:
     wanted = min(round(rows * share), MAX_HELD_OUT, rows - 2)
     if wanted < 1:
         return Split(tuple(range(rows)), ())
-    first, second = list(data.columns.values())[:2]
-    groups = groups_of_rows(first, second)
+    groups = groups_of_rows(*data.texts, groups=data.groups)
     random.Random(seed).shuffle(groups)
     held: list[int] = []
     for group in groups:
@@ -45,19 +45,24 @@ def split(data: TrainingData, *, share: float, seed: int) -> Split:
     return Split(tuple(i for i in range(rows) if i not in out), tuple(sorted(held)), apart)
 
 
-def groups_of_rows(first: Sequence[str], second: Sequence[str]) -> list[list[int]]:
-    """Rows that share a text, directly or through other rows; neither case nor surrounding space matters."""
-    parent: dict[str, str] = {}
+def groups_of_rows(*texts: Sequence[str], groups: Sequence[str] | None = None) -> list[list[int]]:
+    """Rows that share a text or a group, directly or through other rows. Neither case nor surrounding space of a text
+    matters."""
+    parent: dict[Hashable, Hashable] = {}
 
-    def root(text: str) -> str:
-        while (above := parent.setdefault(text, text)) != text:
-            parent[text] = text = parent.setdefault(above, above)  # halve the path on the way up
-        return text
+    def root(key: Hashable) -> Hashable:
+        while (above := parent.setdefault(key, key)) != key:
+            parent[key] = key = parent.setdefault(above, above)  # halve the path on the way up
+        return key
 
-    keys = [(a.strip().casefold(), b.strip().casefold()) for a, b in zip(first, second, strict=True)]
-    for a, b in keys:
-        parent[root(a)] = root(b)
-    groups: dict[str, list[int]] = {}
-    for row, (a, _) in enumerate(keys):
-        groups.setdefault(root(a), []).append(row)
-    return list(groups.values())
+    columns: list[list[Hashable]] = [[text.strip().casefold() for text in column] for column in texts]
+    if groups is not None:
+        columns.append([("group", group) for group in groups])
+    keys = list(zip(*columns, strict=True))
+    for first, *others in keys:
+        for other in others:
+            parent[root(first)] = root(other)
+    found: dict[Hashable, list[int]] = {}
+    for row, (first, *_) in enumerate(keys):
+        found.setdefault(root(first), []).append(row)
+    return list(found.values())

@@ -11,13 +11,15 @@ from ingraft.errors import UnusableInput
 from ingraft.training.config import TrainingConfig
 from ingraft.training.config_file import import_yaml
 from ingraft.training.data import TrainingData, read_training_data
-from ingraft.training.fit import loss_name
 from ingraft.training.keys import Key, keys_of, plain
+from ingraft.training.losses import loss_name
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _TASKS = {
     "pairs": "retrieval: find the second text from the first",
     "scored pairs": "similarity: order pairs of texts as their scores do",
+    "labelled pairs": "pair classification: tell pairs of label 1 from those of label 0",
+    "labelled texts": "classification: texts of one class close together",
 }
 
 
@@ -30,18 +32,20 @@ class Starter:
     data: TrainingData
 
 
-def starter(data: Path, *, model: str = MODEL, output: str = "adapter") -> Starter:
+def starter(data: str, *, model: str = MODEL, output: str = "adapter") -> Starter:
     """The starter config for the rows of `data`. Raises UnusableInput when they cannot be used."""
     import_yaml()
     found = read_training_data(data, skip_bad_rows=True)
-    chosen: dict[str, Any] = {"model": model, "data": str(data), "output": output}
+    chosen: dict[str, Any] = {"model": model, "data": data, "output": output}
+    if found.by_position:
+        chosen["columns"] = {role: column for column, role in found.roles.items()}
     # A batch holds the wrong answers: at least a few batches per epoch are needed for a loss that means something.
     chosen["batch_size"] = next((size for size in (64, 32, 16, 8) if len(found) >= 8 * size), 4)
     chosen["epochs"] = 1.0 if len(found) >= 1_000 else 3.0
     task = _TASKS[found.kind]
     lines = [
-        f"# {data.name}: {len(found):,} rows of {', '.join(found.roles)}.",
-        f"# Task: {task}. Loss: {loss_name(found)}.",
+        f"# {found.path.name}: {len(found):,} rows of {', '.join(found.roles)}.",
+        f"# Task: {task}. Loss: {loss_name(found.kind)}.",
         *(f"# Note: {note}." for note in found.notes),
         "# Run it with: ingraft train THIS-FILE. A line that begins with # shows a default.",
     ]

@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_flags_file_defaults_in_that_order(file: Path) -> None:
     config = resolve(file, {("output",): Path("out"), ("lora", "alpha"): 8, ("overwrite",): False})
-    assert config == TrainingConfig("base", Path("rows.csv"), Path("out"), learning_rate=1e-4, lora=LoraSettings(4, 8))
+    assert config == TrainingConfig("base", "rows.csv", Path("out"), learning_rate=1e-4, lora=LoraSettings(4, 8))
 
 
 def test_a_printed_config_is_that_config(file: Path, tmp_path: Path) -> None:

@@ -146,9 +146,106 @@ def test_classes_are_no_scores(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="whole numbers, 0 to 2, in label: they look like classes"):
         table(tmp_path, ("premise", "hypothesis", "label"), rows)
     assert table(tmp_path, ("premise", "hypothesis", "score"), rows).columns["score"] == [0.0, 1.0, 2.0]
-    assert table(tmp_path, ("text1", "text2", "label"), rows[:2]).columns["score"] == [0.0, 1.0]
+    two = table(tmp_path, ("text1", "text2", "label"), rows[:2])
+    assert (two.kind, two.columns["label"]) == ("labelled pairs", [0, 1])
 
 
 def test_a_constant_score_teaches_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="the same score, 1, in every row"):
         table(tmp_path, ("sentence1", "sentence2", "score"), [("a", "b", "1"), ("c", "d", "1.0")])
+
+
+def test_a_text_and_its_class(tmp_path: Path) -> None:
+    data = table(tmp_path, ("text", "label", "id"), [("a", "sad", "1"), ("b", "glad", "2"), ("c", "sad", "3")])
+    assert data.kind == "labelled texts"
+    assert data.columns == {"text": ["a", "b", "c"], "label": [1, 0, 1]}
+    assert data.notes == ("2 classes",)
+    with pytest.raises(UnusableInput, match="one class in every row"):
+        table(tmp_path, ("text", "label"), [("a", "x"), ("b", "x")])
+    with pytest.raises(UnusableInput, match="a class of its own in every row"):
+        table(tmp_path, ("text", "label"), [("a", "x"), ("b", "y")])
+
+
+def test_lines_and_groups_stay_with_their_rows(tmp_path: Path) -> None:
+    rows = [("a", "b", "g1"), ("", "x", "g1"), ("c", "d", "g2")]
+    data = table(tmp_path, ("query", "document", "group"), rows, skip_bad_rows=True)
+    assert (data.lines, data.groups, data.ignored) == ((2, 4), ("g1", "g2"), ())
+    assert (data.take([1]).lines, data.take([1]).groups) == ((4,), ("g2",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "taken"),
+    [
+        ({"anchor": "c", "positive": "a"}, "pairs", {"anchor": ["3", "6"], "positive": ["1", "4"]}),
+        ({"query": "c", "document": "a", "negative": "b"}, "pairs",
+         {"anchor": ["3", "6"], "positive": ["1", "4"], "negative": ["2", "5"]}),
+        ({"sentence1": "a", "sentence2": "b", "score": "c"}, "scored pairs",
+         {"sentence1": ["1", "4"], "sentence2": ["2", "5"], "score": [3.0, 6.0]}),
+    ],
+)  # fmt: skip
+def test_columns_by_a_mapping(tmp_path: Path, columns: Any, kind: str, taken: Any) -> None:
+    data = table(tmp_path, ("a", "b", "c"), [("1", "2", "3"), ("4", "5", "6")], columns=columns)
+    assert (data.kind, data.columns, data.by_position) == (kind, taken, ())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"anchor": "aa", "positive": "b"}, r"no column 'aa' \(nearest: a\), which columns.anchor names"),
+        ({"ankor": "a", "positive": "b"}, r"columns.ankor is no role of a column \(nearest: anchor\)"),
+        ({"anchor": "a"}, "columns names anchor; expected two texts or a text and its class"),
+        ({"anchor": "a", "positive": "b", "negative": "c", "score": "c"}, "negatives and a score"),
+        ({"anchor": "a", "positive": "b", "group": "z"}, "no column 'z'"),
+    ],
+)
+def test_mappings_that_do_not_fit(tmp_path: Path, columns: Any, message: str) -> None:
+    with pytest.raises(UnusableInput, match=message):
+        table(tmp_path, ("a", "b", "c"), [("1", "2", "3"), ("4", "5", "6")], columns=columns)
+
+
+def jsonl(tmp_path: Path, rows: Sequence[Any], **options: Any) -> TrainingData:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_training_data(path, **options)
+
+
+def test_flag_embedding_rows(tmp_path: Path) -> None:
+    rows = [
+        {"query": "q1", "pos": ["p1", "p2"], "neg": ["n1", "n2", "n3"], "pos_scores": [1.0, 0.5], "prompt": "find"},
+        {"query": "q2", "pos": ["p3"], "neg": ["n4", "n5"], "pos_scores": [1.0], "prompt": "find"},
+    ]
+    data = jsonl(tmp_path, rows)
+    assert data.columns == {
+        "anchor": ["q1", "q1", "q2"],
+        "positive": ["p1", "p2", "p3"],
+        "negative": ["n1", "n1", "n4"],
+        "negative_2": ["n2", "n2", "n5"],
+    }
+    assert data.lines == (1, 1, 2)
+    assert data.notes == ("2 of up to 3 negatives used",)
+
+
+def test_rows_without_negatives_among_others(tmp_path: Path) -> None:
+    rows: list[Any] = [{"query": f"q{n}", "pos": [f"p{n}"], "neg": [f"n{n}"] if n else []} for n in range(9)]
+    data = jsonl(tmp_path, rows)
+    assert list(data.columns["negative"][1:]) == [f"n{n}" for n in range(1, 9)]
+    assert data.columns["negative"][0] in {f"p{n}" for n in range(1, 9)}  # another row's, never its own
+    assert data.notes == ("1 of up to 1 negatives used, 1 rows without negatives get others' positives",)
+    assert list(jsonl(tmp_path, [row | {"neg": []} for row in rows]).columns) == ["anchor", "positive"]
+
+
+def test_ms_swift_rows(tmp_path: Path) -> None:
+    def said(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": text}]
+
+    rows = [
+        {"messages": said(f"q{n}"), "positive_messages": [said(f"p{n}")], "negative_messages": [said("x"), said("y")]}
+        for n in range(2)
+    ]
+    assert jsonl(tmp_path, rows).columns == {
+        "anchor": ["q0", "q1"], "positive": ["p0", "p1"], "negative": ["x", "x"], "negative_2": ["y", "y"],
+    }  # fmt: skip
+    older = [{"query": f"q{n}", "response": f"p{n}", "rejected_response": ["x", "y"]} for n in range(2)]
+    assert jsonl(tmp_path, older).columns == jsonl(tmp_path, rows).columns
+    scored = [{"messages": said(f"q{n}"), "positive_messages": [said(f"p{n}")], "label": n / 2} for n in range(3)]
+    assert jsonl(tmp_path, scored).columns["score"] == [0.0, 0.5, 1.0]

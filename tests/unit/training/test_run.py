@@ -24,7 +24,7 @@ from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, tra
 def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig:
     return TrainingConfig(
         model=str(tiny_model),
-        data=pairs_file,
+        data=str(pairs_file),
         output=tmp_path / "adapter",
         learning_rate=1e-2,
         batch_size=32,
@@ -53,9 +53,7 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     json.dumps(result.to_dict(), default=str)
 
     # What was measured live is what the directory gives.
-    data = run.read_training_data(config.data)
-    parts = run.split(data, share=config.holdout, seed=config.seed)
-    task = run.held_out_task(data, parts.held_out)
+    task = run.prepare(config).task
     assert task is not None
     assert evaluate(load(config.output), task) == pytest.approx(dict(result.after))
 
@@ -82,7 +80,7 @@ def test_the_directory_is_complete_and_private(config: TrainingConfig) -> None:
     # Settings that the command takes again, and what else it would take to repeat the run.
     assert resolve(config.output / "ingraft_training.yaml", {}) == dataclasses.replace(config, max_pairs=64)
     record = json.loads((config.output / "ingraft_training.json").read_text())
-    assert record["files"] == {str(config.data): hashlib.sha256(config.data.read_bytes()).hexdigest()}
+    assert record["files"] == {config.data: hashlib.sha256(Path(config.data).read_bytes()).hexdigest()}
     assert record["versions"]["peft"] == version("peft")
     assert record["seed"] == 0
     assert record["losses"] == list(result.losses)
@@ -111,7 +109,7 @@ def test_scored_pairs(config: TrainingConfig, tmp_path: Path) -> None:
     rows = translations(200)
     lines = [f"{a},{b},1\n{a},{c},0\n" for (a, b), (_, c) in pairwise(rows)]
     path.write_text("sentence1,sentence2,score\n" + "".join(lines))
-    result = train(dataclasses.replace(config, data=path, epochs=2))
+    result = train(dataclasses.replace(config, data=str(path), epochs=2))
     assert result.data.loss == "CoSENTLoss"
     assert result.after["Spearman"] > result.before["Spearman"] + 0.1
 
@@ -246,10 +244,10 @@ def test_an_older_adapter_is_replaced_whole(config: TrainingConfig) -> None:
 
 @pytest.mark.parametrize("place", ["data", "model"])
 def test_inputs_are_never_replaced(config: TrainingConfig, place: str) -> None:
-    holds_input = config.data.parent if place == "data" else Path(config.model)
+    holds_input = Path(config.data).parent if place == "data" else Path(config.model)
     with pytest.raises(UnusableInput, match="is, holds or lies in"):
         train(dataclasses.replace(config, output=holds_input, overwrite=True))
-    assert config.data.is_file()
+    assert Path(config.data).is_file()
 
 
 def test_an_adapter_is_no_base(config: TrainingConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_groups_are_the_connected_rows(rows: list[tuple[str, str]]) -> None:
 
 def test_case_and_space_do_not_tell_texts_apart() -> None:
     assert groups_of_rows(["Fever", "fever ", "cough"], ["a", "b", "c"]) == [[0, 1], [2]]
+
+
+def test_groups_of_the_data_stay_together() -> None:
+    assert groups_of_rows(list("abcd"), list("efgh"), groups=list("xyxz")) == [[0, 2], [1], [3]]
+    rows = dataclasses.replace(
+        pairs([(f"a{n}", f"b{n}") for n in range(60)]), groups=tuple(str(n % 12) for n in range(60))
+    )
+    parts = split(rows, share=0.2, seed=0)
+    assert parts.apart
+    assert parts.held_out
+    assert not {n % 12 for n in parts.train} & {n % 12 for n in parts.held_out}
 
 
 def test_an_even_split() -> None:

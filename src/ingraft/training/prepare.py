@@ -1,0 +1,160 @@
+"""Everything about the data of a run that can be done before a model is loaded: read, choose losses, hold out, look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ingraft.errors import UnusableInput
+from ingraft.training.beir import is_beir, judged_splits
+from ingraft.training.config import DatasetSettings, TrainingConfig
+from ingraft.training.data import TrainingData, read_training_data
+from ingraft.training.evaluation import Task, held_out_task, task_of_beir
+from ingraft.training.facts import DataFacts
+from ingraft.training.losses import check_loss_rows, loss_name
+from ingraft.training.mining import check_minable
+from ingraft.training.near_duplicates import near_duplicates
+from ingraft.training.split import Split, split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows to train on, and the loss for them."""
+
+    name: str
+    rows: TrainingData
+    loss: str
+    loss_arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data sets of a run, the first of them measured on `task`; facts in the same order."""
+
+    datasets: tuple[Dataset, ...]
+    task: Task | None
+    facts: tuple[DataFacts, ...]
+
+
+def prepare(config: TrainingConfig, task: Task | None = None) -> Prepared:
+    """Read all data of `config`; `task` is measured in place of test or held-out rows. Raises UnusableInput."""
+    data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
+    loss = loss_name(data.kind, config.loss, cached=config.mini_batch_size is not None)
+    check_loss_rows(loss, data.columns)
+    check_minable(data, config.mining)
+    parts, rows, found, measured_on = _apart(config, data)
+    facts = _facts(data, parts, loss, config, measured_on, _near(rows, found))
+    main = Dataset("data", rows, loss, config.loss_arguments)
+    further = [_further(config, settings, number) for number, settings in enumerate(config.more_data, start=2)]
+    return Prepared(
+        datasets=(main, *(dataset for dataset, _ in further)),
+        task=task or _task(config, data, parts, found),
+        facts=(facts, *(more for _, more in further)),
+    )
+
+
+def _read(
+    config: TrainingConfig,
+    data: str,
+    columns: Mapping[str, str],
+    subset: str | None,
+    split_name: str,
+    max_pairs: int | None,
+) -> TrainingData:
+    return read_training_data(
+        data,
+        columns=columns,
+        subset=subset,
+        split=split_name,
+        max_pairs=max_pairs,
+        seed=config.seed,
+        skip_bad_rows=config.skip_bad_rows,
+    )
+
+
+def _further(config: TrainingConfig, settings: DatasetSettings, number: int) -> tuple[Dataset, DataFacts]:
+    """A further data set is trained on whole."""
+    data = _read(config, settings.data, settings.columns, settings.subset, settings.split, settings.max_pairs)
+    loss = loss_name(data.kind, settings.loss, cached=config.mini_batch_size is not None)
+    check_loss_rows(loss, data.columns)
+    everything = Split(tuple(range(len(data))), ())
+    facts = _facts(data, everything, loss, config, "", ())
+    return Dataset(f"data{number}", data, loss, settings.loss_arguments), facts
+
+
+def _apart(config: TrainingConfig, data: TrainingData) -> tuple[Split, TrainingData, TrainingData | None, str]:
+    """The split, the rows to train on, those to measure on, and where the latter are from unless held out."""
+    beir = _measured_split(config)
+    if beir is not None:
+        return Split(tuple(range(len(data))), ()), data, None, f"the split {beir} of {Path(config.data).name}"
+    if config.test is None:
+        parts = split(data, share=config.holdout, seed=config.seed)
+        return parts, data.take(parts.train), data.take(parts.held_out), ""
+    test = _read(config, config.test, config.columns, config.subset, "test", None)
+    if test.kind != data.kind:
+        raise UnusableInput(f"{config.test} holds {test.kind}, {config.data} holds {data.kind}; expected the same.")
+    return Split(tuple(range(len(data))), ()), data, test, f"{len(test):,} rows of {test.path.name}"
+
+
+def _measured_split(config: TrainingConfig) -> str | None:
+    """The split of a BEIR directory that is not trained on and says which documents are right."""
+    path = Path(config.data).expanduser()
+    if config.test is not None or not is_beir(path):
+        return None
+    return next((name for name in ("test", "dev") if name in judged_splits(path) and name != config.split), None)
+
+
+def _task(config: TrainingConfig, data: TrainingData, parts: Split, test: TrainingData | None) -> Task | None:
+    beir = _measured_split(config)
+    if beir is not None:
+        return task_of_beir(Path(config.data).expanduser(), beir, seed=config.seed)
+    if config.test is None or test is None:
+        return held_out_task(data, parts.held_out, seed=config.seed)
+    # As if both were one: the answers of the training rows are among those to be told apart.
+    both = replace(
+        data,
+        columns={role: [*values, *test.columns[role]] for role, values in data.columns.items() if role in test.columns},
+        groups=None,
+        lines=(),
+    )
+    return held_out_task(both, range(len(data), len(both)), seed=config.seed)
+
+
+def _near(rows: TrainingData, found: TrainingData | None) -> tuple[str, ...]:
+    """Where rows to measure on resemble rows to train on, in words."""
+    if found is None or not len(found):
+        return ()
+    # Of a pair the query alone: that many queries have the same answer is no leak.
+    role = next(iter(rows.columns))
+    return tuple(
+        f"{found.unit} {found.lines[near.test]} resembles {rows.unit} {rows.lines[near.train]}, "
+        f"which is trained on ({100 * near.similarity:.0f} %)"
+        for near in near_duplicates(rows.columns[role], found.columns[role])
+    )
+
+
+def _facts(
+    data: TrainingData,
+    parts: Split,
+    loss: str,
+    config: TrainingConfig,
+    measured_on: str,
+    near: tuple[str, ...],
+) -> DataFacts:
+    return DataFacts(
+        path=data.path,
+        kind=data.kind,
+        roles=data.roles,
+        by_position=data.by_position,
+        ignored=data.ignored,
+        training_rows=len(parts.train),
+        held_out_rows=len(parts.held_out),
+        measured_on=measured_on,
+        apart=parts.apart,
+        loss=loss,
+        matryoshka=config.matryoshka,
+        near_duplicates=near,
+        notes=data.notes,
+    )
