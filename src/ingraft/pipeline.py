@@ -17,7 +17,7 @@ from ingraft.checkpoint import open_checkpoint, read_header
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
-from ingraft.plan import DType, FileLayout, plan_merge
+from ingraft.plan import FILE_LAYOUTS, DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, flushing, published
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
@@ -262,12 +262,13 @@ def _nearest_layout(plan_for: Callable[[FileLayout], MergePlan], folder: Path) -
     """The plan whose small files are those in `folder`, or most of them: the directory does not say its layout."""
     from ingraft.verification.files import differing_files
 
-    portable = plan_for("portable")
-    differing = len(differing_files(portable, folder))
-    if not differing:
-        return portable
-    kept = plan_for("keep")
-    return kept if len(differing_files(kept, folder)) < differing else portable
+    plans: list[tuple[int, MergePlan]] = []
+    for layout in FILE_LAYOUTS:
+        plan = plan_for(layout)
+        plans.append((len(differing_files(plan, folder)), plan))
+        if not plans[-1][0]:
+            break
+    return min(plans, key=lambda found: found[0])[1]
 
 
 def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:

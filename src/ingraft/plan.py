@@ -27,7 +27,8 @@ from ingraft.targets import PlacedEdit, place_saved, place_targets
 from ingraft.ties import TiePlan, plan_ties
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-FileLayout = Literal["portable", "keep"]
+FileLayout = Literal["portable", "legacy", "keep"]
+FILE_LAYOUTS: tuple[FileLayout, ...] = ("portable", "legacy", "keep")
 STORED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Measured: an interpreter with torch, and the block buffers of the threads.
 RUNTIME_MEMORY = 350_000_000
@@ -48,8 +49,8 @@ def plan_merge(
 
     `base_precision` says which weights of a quantised base are meant: `original`, or `dequantized`, which training
     over it saw.
-    `layout` says how the small files are written: `portable`, for current and older readers alike, or `keep`, as they
-    are.
+    `layout` says how the small files are written: `portable`, with older names beside the newer ones; `legacy`, for
+    Sentence Transformers before 5.4, which refuses the newer ones; or `keep`, as they are.
 
     Reads headers and JSON; writes nothing. Raises UnusableInput with the reason when the merge cannot be right.
     """
@@ -78,11 +79,11 @@ def plan_merge(
             [index] if index else []
         )
         shards += own
-    if layout == "portable":
+    if layout != "keep":
         found = ModelFiles(
             {file.path: file.source for file in files.carried}, {file.path: file.text for file in written}
         )
-        written = with_portable(written, portable_files(found, files.layout))
+        written = with_portable(written, portable_files(found, files.layout, legacy=layout == "legacy"))
     return _assemble(merges, files, shards, written, trust_remote_code)
 
 

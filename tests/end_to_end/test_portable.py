@@ -155,22 +155,39 @@ def json_of(folder: Path, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_both_layouts_compute_the_same(name: str) -> None:
+def test_all_layouts_compute_the_same(name: str) -> None:
     adapter = ADAPTERS[name]()
-    portable, kept = merged(adapter), merged(adapter, "--layout", "keep")
+    kept = merged(adapter, "--layout", "keep")
+    unchanged = answers(kept, name)
 
-    assert stored_tensors(portable) == stored_tensors(kept)
-    assert snapshot(portable) != snapshot(kept)
-    for found, expected in zip(answers(portable, name), answers(kept, name), strict=True):
-        if isinstance(expected, numpy.ndarray):
-            assert expected.any()
-            numpy.testing.assert_array_equal(found, expected)
-        else:
-            assert found == expected
+    for layout in ("portable", "legacy"):
+        output = merged(adapter, "--layout", layout)
+        assert stored_tensors(output) == stored_tensors(kept)
+        assert snapshot(output) != snapshot(kept)
+        for found, expected in zip(answers(output, name), unchanged, strict=True):
+            if isinstance(expected, numpy.ndarray):
+                assert expected.any()
+                numpy.testing.assert_array_equal(found, expected)
+            else:
+                assert found == expected
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_portable_only_adds(name: str) -> None:
+    """Whoever knows the newer names finds them with the values that they had."""
+    adapter = ADAPTERS[name]()
+    kept, output = merged(adapter, "--layout", "keep"), merged(adapter)
+
+    for path in kept.rglob("*config*.json"):
+        before, after = (json.loads((root / path.relative_to(kept)).read_text()) for root in (kept, output))
+        if path.name not in ("tokenizer_config.json", "router_config.json"):
+            assert {key: after.get(key) for key in before} == before, path.name
+    kinds = [[entry["type"].rsplit(".", 1)[-1] for entry in json_of(root, "modules.json")] for root in (kept, output)]
+    assert kinds[0] == kinds[1]
 
 
 def test_files_as_older_releases_take_them() -> None:
-    output = merged(bert_with_dense())
+    output = merged(bert_with_dense(), "--layout", "legacy")
 
     types = [module["type"] for module in json_of(output, "modules.json")]
     assert types == [
@@ -210,7 +227,7 @@ def test_rotary_base_under_its_older_name() -> None:
 
 
 def test_sparse_encoder_under_its_older_names() -> None:
-    output = merged(sparse_encoder())
+    output = merged(sparse_encoder(), "--layout", "legacy")
 
     types = [module["type"] for module in json_of(output, "modules.json")]
     assert types == [f"sentence_transformers.sparse_encoder.models.{k}" for k in ("MLMTransformer", "SpladePooling")]
@@ -219,7 +236,7 @@ def test_sparse_encoder_under_its_older_names() -> None:
 
 
 def test_router_under_its_older_names() -> None:
-    output = merged(router())
+    output = merged(router(), "--layout", "legacy")
 
     assert json_of(output, "modules.json")[0]["type"] == "sentence_transformers.models.Router"
     types = json_of(output, "router_config.json")["types"]
@@ -227,7 +244,7 @@ def test_router_under_its_older_names() -> None:
     assert set(types.values()) == {f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling")}
 
 
-@pytest.mark.parametrize("layout", ["portable", "keep"])
+@pytest.mark.parametrize("layout", ["portable", "legacy", "keep"])
 def test_a_portable_merge_is_proven_and_merged_into_again(layout: str) -> None:
     """`verify` finds out by itself how the files were written; a merged sparse encoder still has its head."""
     adapter = sparse_encoder()
@@ -257,7 +274,7 @@ def test_plan_says_what_it_rewrites(tmp_path: Path) -> None:
     portable = cli("merge", adapter, tmp_path / "out", "--dry-run")
     kept = cli("merge", adapter, tmp_path / "out", "--dry-run", "--layout", "keep")
 
-    words = "7 files in words that older readers know too: "
+    words = "6 files in words that older readers know too: "
     assert words in portable.out
     assert "older readers" not in kept.out
     listed = portable.out.split(words)[1].splitlines()[0].split(", ")

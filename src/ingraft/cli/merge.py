@@ -29,8 +29,11 @@ def merge(
         typer.Option(help="Dtype of the merged weights; auto keeps the base's."),
     ] = "auto",
     layout: Annotated[
-        Literal["portable", "keep"],
-        typer.Option(help="Small files as older releases and servers read them too, or kept as they are."),
+        Literal["portable", "legacy", "keep"],
+        typer.Option(
+            help="Small files: older names beside the newer ones, for servers that read the files themselves; in "
+            "their place, for Sentence Transformers before 5.4; or as they are."
+        ),
     ] = "portable",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     save_plan: Annotated[

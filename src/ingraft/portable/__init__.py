@@ -2,7 +2,8 @@
 
 What Sentence Transformers 5.4 and transformers 5 write is refused by older releases and by servers that read the files
 themselves, or worse, taken with another meaning: a rotary base of 10,000 where the file's new key says 1,000,000.
-Everything here adds the older names beside the newer ones, or uses the older ones where both readers know them.
+Everything here adds the older names beside the newer ones; `legacy` puts them in their place, for releases that refuse
+a name that they do not know.
 """
 
 from ingraft.portable.files import ModelFiles

@@ -68,16 +68,21 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {"Dense": {**_SENTENCE_KEYS, "use_r
 CONFIG_NAMES: Mapping[str, str] = {"LSTM": "lstm_config.json", "CNN": "cnn_config.json"}
 
 
-def old_type(name: str, task: str | None) -> str:
-    """The type under which releases since 3.0 (sparse encoders: 5.0) find the class; `task` is the transformer's."""
-    if name == _NEW_TRANSFORMER and task == "fill-mask":
-        return f"{_SPARSE_MODELS}MLMTransformer"
+def old_type(name: str, task: str | None, *, legacy: bool) -> str:
+    """The type under which releases since 3.0 (sparse encoders: 5.0) find the class; `task` is the transformer's.
+
+    Without `legacy` the class is still called as it was.
+    """
+    if name == _NEW_TRANSFORMER and task == "fill-mask":  # to a `models.Transformer` older releases give no head
+        return f"{_SPARSE_MODELS}MLMTransformer" if legacy else name
     return _OLD_TYPES.get(name, name)
 
 
-def module_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a module of the class `kind` in the older names."""
+def module_config(kind: str, config: Mapping[str, Any], *, legacy: bool) -> dict[str, Any]:
+    """The config of a module of the class `kind` with older names beside the newer, with `legacy` in their place."""
     found = dict(config)
+    if not legacy:
+        return {**found, **_missing(_with_flags(found), found)} if kind == "Pooling" else found
     if kind in _RENAMED:
         new, old = _RENAMED[kind]
         if new in found:
@@ -86,6 +91,10 @@ def module_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if found.get(key, default) == default:
             found.pop(key, None)
     return _with_flags(found) if kind == "Pooling" else found
+
+
+def _missing(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in known}
 
 
 def pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,44 +18,48 @@ from ingraft.steps import WrittenFile
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def portable_files(files: ModelFiles, layout: Layout) -> list[WrittenFile]:
+def portable_files(files: ModelFiles, layout: Layout, *, legacy: bool = False) -> list[WrittenFile]:
     """The files of the model that are written anew for older readers; nothing where the files are as these want them.
 
-    layout  the model's; its files are looked up in `files` alone. Sentence Transformers 6.2 computes exactly the same
-    with the files returned as with those that they replace.
+    layout  the model's; its files are looked up in `files` alone
+    legacy  for Sentence Transformers before 5.4, which take a module's config as arguments and refuse a name that they
+            do not know: older names in the place of newer ones, defaults left out
+    Sentence Transformers 6.2 computes exactly the same with the files returned as with those that they replace.
     """
-    return [*_module_files(files, layout), *_transformer_files(files, layout)]
+    return [*_module_files(files, layout, legacy), *_transformer_files(files, layout, legacy)]
 
 
-def _module_files(files: ModelFiles, layout: Layout) -> Iterator[WrittenFile]:
+def _module_files(files: ModelFiles, layout: Layout, legacy: bool) -> Iterator[WrittenFile]:
     entries = files.json("modules.json")
     if isinstance(entries, list):
         renamed = copy.deepcopy(entries)
         for entry in renamed:
-            entry["type"] = old_type(entry["type"], _task(files, entry["path"]))
+            entry["type"] = old_type(entry["type"], _task(files, entry["path"]), legacy=legacy)
         if renamed != entries:
             yield _written("modules.json", renamed, "types in the names of older releases")
     for module in layout.modules:
         if module.kind == "Router":
-            yield from _router(files, module.path)
+            yield from _router(files, module.path, legacy)
         if not module.path or module.kind in TRANSFORMER_TYPES:
             continue
         path = joined(module.path, CONFIG_NAMES.get(module.kind, "config.json"))
         config = files.object(path)
-        if config is not None and (older := module_config(module.kind, config)) != config:
-            yield _written(path, older, "older names beside the newer ones")
+        if config is not None and (older := module_config(module.kind, config, legacy=legacy)) != config:
+            yield _written(path, older, f"older names {'for' if legacy else 'beside'} the newer ones")
 
 
-def _router(files: ModelFiles, folder: str) -> Iterator[WrittenFile]:
+def _router(files: ModelFiles, folder: str, legacy: bool) -> Iterator[WrittenFile]:
     path = joined(folder, "router_config.json")
     config = files.object(path)
     types = config.get("types") if config else None
     if config is None or not isinstance(types, dict):
         return
     older: dict[str, Any] = copy.deepcopy(config)
-    older["types"] = {name: old_type(kind, _task(files, joined(folder, name))) for name, kind in types.items()}
+    older["types"] = {
+        name: old_type(kind, _task(files, joined(folder, name)), legacy=legacy) for name, kind in types.items()
+    }
     parameters = older.get("parameters")
-    if isinstance(parameters, dict) and not parameters.get("route_mappings", True):
+    if legacy and isinstance(parameters, dict) and not parameters.get("route_mappings", True):
         del parameters["route_mappings"]  # empty, and an argument that Router has had since 5.4 only
     if older != config:
         yield _written(path, older, "types in the names of older releases")
@@ -68,7 +72,7 @@ def _task(files: ModelFiles, folder: str) -> str | None:
     return str(config.get("transformer_task")) if config and reads_text_only(config) else None
 
 
-def _transformer_files(files: ModelFiles, layout: Layout) -> Iterator[WrittenFile]:
+def _transformer_files(files: ModelFiles, layout: Layout, legacy: bool) -> Iterator[WrittenFile]:
     for folder in layout.transformers:
         text_only = not any(joined(folder, name) in files for name in _PROCESSORS)
         path = joined(folder, "config.json")
@@ -82,7 +86,7 @@ def _transformer_files(files: ModelFiles, layout: Layout) -> Iterator[WrittenFil
         tokenizer = files.object(tokenizer_path)
         if layout.is_sentence_transformers:
             longest = longest_input(config, tokenizer) if text_only else None
-            yield from _sentence_config(files, folder, longest)
+            yield from _sentence_config(files, folder, longest, legacy)
         if tokenizer is None or not text_only:
             continue
         older = tokenizer_config(tokenizer)
@@ -94,13 +98,13 @@ def _transformer_files(files: ModelFiles, layout: Layout) -> Iterator[WrittenFil
             yield _written(path, special, "special tokens in a file of their own, as older releases had them")
 
 
-def _sentence_config(files: ModelFiles, folder: str, longest: int | None) -> Iterator[WrittenFile]:
+def _sentence_config(files: ModelFiles, folder: str, longest: int | None, legacy: bool) -> Iterator[WrittenFile]:
     path = first_of(files, folder, TRANSFORMER_CONFIGS)
     config = (files.object(path) if path else None) or {}
-    older = sentence_config(config, longest)
+    older = sentence_config(config, longest, legacy=legacy)
     if older != config:
         path = path or joined(folder, TRANSFORMER_CONFIGS[0])
-        yield _written(path, older, "max_seq_length and do_lower_case; defaults that older releases refuse left out")
+        yield _written(path, older, "max_seq_length and do_lower_case" + ("; newer keys left out" if legacy else ""))
 
 
 def _activation(files: ModelFiles, layout: Layout, config: dict[str, Any]) -> str | None:

@@ -22,14 +22,15 @@ _OUTPUT_OF_TASK = {"feature-extraction": "last_hidden_state", "fill-mask": "logi
 _UNBOUNDED = 10**9  # tokenizers without a maximum length say 1e30
 
 
-def sentence_config(config: Mapping[str, Any], longest: int | None) -> dict[str, Any]:
-    """sentence_bert_config.json with `max_seq_length` and `do_lower_case`, and without keys that say the default.
+def sentence_config(config: Mapping[str, Any], longest: int | None, *, legacy: bool) -> dict[str, Any]:
+    """sentence_bert_config.json with `max_seq_length` and `do_lower_case`.
 
     longest  what `max_seq_length` returns; None where the files do not tell
+    legacy   leave out newer keys that say what older releases take for granted
     """
     found = dict(config)
     task = found.get("transformer_task", "feature-extraction")
-    if task in _OUTPUT_OF_TASK and reads_text_only(found):
+    if legacy and task in _OUTPUT_OF_TASK and reads_text_only(found):
         for key in ("transformer_task", "modality_config", "module_output_name"):
             found.pop(key, None)
     if longest is not None and not isinstance(found.get("max_seq_length"), int):

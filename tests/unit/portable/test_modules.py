@@ -25,11 +25,11 @@ PACKAGE = "sentence_transformers"
     ],
 )
 def test_old_type(name: str, task: str | None, older: str) -> None:
-    assert old_type(f"{PACKAGE}.{name}", task) == f"{PACKAGE}.{older}"
+    assert old_type(f"{PACKAGE}.{name}", task, legacy=True) == f"{PACKAGE}.{older}"
 
 
 def test_a_class_of_the_models_own_keeps_its_name() -> None:
-    assert old_type("modeling_own.Transformer", None) == "modeling_own.Transformer"
+    assert old_type("modeling_own.Transformer", None, legacy=True) == "modeling_own.Transformer"
 
 
 def test_old_types_are_found_where_the_library_has_them_now() -> None:
@@ -44,7 +44,9 @@ def test_old_types_are_found_where_the_library_has_them_now() -> None:
 
 @pytest.mark.parametrize("mode", POOLING_FLAGS)
 def test_one_pooling_mode_in_both_schemas(mode: str) -> None:
-    found = module_config("Pooling", {"embedding_dimension": 8, "pooling_mode": mode, "include_prompt": False})
+    found = module_config(
+        "Pooling", {"embedding_dimension": 8, "pooling_mode": mode, "include_prompt": False}, legacy=True
+    )
 
     assert found == {
         "word_embedding_dimension": 8,
@@ -55,7 +57,7 @@ def test_one_pooling_mode_in_both_schemas(mode: str) -> None:
 
 
 def test_older_pooling_config_gets_the_newer_schema_too() -> None:
-    found = module_config("Pooling", {"word_embedding_dimension": 8, "pooling_mode_cls_token": True})
+    found = module_config("Pooling", {"word_embedding_dimension": 8, "pooling_mode_cls_token": True}, legacy=True)
 
     assert found["pooling_mode"] == "cls"
     assert found["pooling_mode_mean_tokens"] is False
@@ -63,7 +65,7 @@ def test_older_pooling_config_gets_the_newer_schema_too() -> None:
 
 def test_several_modes_are_flags_alone() -> None:
     """Older releases call `.lower()` on `pooling_mode`."""
-    found = module_config("Pooling", {"embedding_dimension": 8, "pooling_mode": ["cls", "mean"]})
+    found = module_config("Pooling", {"embedding_dimension": 8, "pooling_mode": ["cls", "mean"]}, legacy=True)
 
     assert "pooling_mode" not in found
     assert pooling_modes(found) == ("cls", "mean")
@@ -73,13 +75,13 @@ def test_several_modes_are_flags_alone() -> None:
 def test_what_flags_cannot_say_stays(modes: Any) -> None:
     config = {"word_embedding_dimension": 8, "pooling_mode": modes}
 
-    assert module_config("Pooling", config) == config
+    assert module_config("Pooling", config, legacy=True) == config
 
 
 def test_dense_keeps_what_is_not_the_default() -> None:
     config = {"in_features": 4, "module_input_name": "token_embeddings", "module_output_name": "sentence_embedding"}
 
-    assert module_config("Dense", config) == {"in_features": 4, "module_input_name": "token_embeddings"}
+    assert module_config("Dense", config, legacy=True) == {"in_features": 4, "module_input_name": "token_embeddings"}
 
 
 @pytest.mark.parametrize(
@@ -93,5 +95,26 @@ def test_dense_keeps_what_is_not_the_default() -> None:
 )
 def test_twice_is_once(config: dict[str, Any]) -> None:
     for kind in ("Pooling", "Dense"):
-        once = module_config(kind, config)
-        assert module_config(kind, once) == once
+        once = module_config(kind, config, legacy=True)
+        assert module_config(kind, once, legacy=True) == once
+
+
+def test_portable_only_adds() -> None:
+    config = {"embedding_dimension": 8, "pooling_mode": "lasttoken", "include_prompt": False}
+
+    found = module_config("Pooling", config, legacy=False)
+
+    assert found == {**config, **{flag: name == "lasttoken" for name, flag in POOLING_FLAGS.items()}}
+    several = {"embedding_dimension": 8, "pooling_mode": ["cls", "mean"]}
+    assert module_config("Pooling", several, legacy=False) == {
+        **several,
+        **{flag: name in ("cls", "mean") for name, flag in POOLING_FLAGS.items()},
+    }
+    dense = {"in_features": 4, "module_output_name": "sentence_embedding"}
+    assert module_config("Dense", dense, legacy=False) == dense
+
+
+def test_a_transformer_with_a_head_is_renamed_for_old_releases_alone() -> None:
+    name = f"{PACKAGE}.base.modules.transformer.Transformer"
+
+    assert old_type(name, "fill-mask", legacy=False) == name

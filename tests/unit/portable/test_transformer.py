@@ -15,7 +15,7 @@ TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}
 def test_defaults_are_left_out() -> None:
     new = {"transformer_task": "feature-extraction", "modality_config": TEXT, "module_output_name": "token_embeddings"}
 
-    assert sentence_config(new, 256) == {"max_seq_length": 256, "do_lower_case": False}
+    assert sentence_config(new, 256, legacy=True) == {"max_seq_length": 256, "do_lower_case": False}
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_defaults_are_left_out() -> None:
     ids=str,
 )
 def test_what_is_no_default_stays(config: dict[str, Any]) -> None:
-    assert sentence_config(config, 9) == {"max_seq_length": 9, **config, "do_lower_case": False}
+    assert sentence_config(config, 9, legacy=True) == {"max_seq_length": 9, **config, "do_lower_case": False}
 
 
 def test_a_stated_length_stays() -> None:
-    assert sentence_config({"max_seq_length": 7, "do_lower_case": True}, 256) == {
+    assert sentence_config({"max_seq_length": 7, "do_lower_case": True}, 256, legacy=True) == {
         "max_seq_length": 7, "do_lower_case": True,
     }  # fmt: skip
-    assert sentence_config({"max_seq_length": None}, 256)["max_seq_length"] == 256
+    assert sentence_config({"max_seq_length": None}, 256, legacy=True)["max_seq_length"] == 256
 
 
 def test_without_a_certain_length_nothing_is_added() -> None:
-    assert sentence_config({}, None) == {}
+    assert sentence_config({}, None, legacy=True) == {}
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,9 @@ def test_activation_of_a_cross_encoder() -> None:
 
     assert found["sentence_transformers"] == {"activation_fn": "torch.nn.Tanh"}
     assert "sentence_transformers" in added
+
+
+def test_portable_leaves_newer_keys() -> None:
+    new = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+
+    assert sentence_config(new, 256, legacy=False) == {"max_seq_length": 256, **new, "do_lower_case": False}
