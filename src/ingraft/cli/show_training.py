@@ -142,15 +142,23 @@ def _adapter(adapter: AdapterFacts) -> None:
     span = layer_span(set(adapter.modules))
     show.line(
         "adapter",
-        f"LoRA r={adapter.rank} α={adapter.alpha} scale {adapter.alpha / adapter.rank:g} · "
+        f"{' '.join([adapter.method, *map(_setting, adapter.settings.items())])} · "
         f"{', '.join(adapter.target_modules)}{f' in {span}' if span else ''} · "
         f"trains {adapter.trainable:,} of {adapter.parameters:,} parameters, "
         f"{100 * adapter.trainable / adapter.parameters:.2g} %",
     )
+    if adapter.heads:
+        show.line("", f"trained whole and saved with it: {', '.join(adapter.heads)}", style="dim")
     if adapter.also_trained:
         show.line("", f"trained as well: module {', '.join(adapter.also_trained)}", style="dim")
     for role, prompt in adapter.prompts.items():
         show.line("", f"{role}s begin with the model's prompt {prompt!r}", style="dim")
+
+
+def _setting(setting: tuple[str, float | str]) -> str:
+    name, value = setting
+    shown = f"{value:.4g}" if isinstance(value, float) else value
+    return f"scale {shown}" if name == "scale" else f"{name}={shown}"
 
 
 def result(result: TrainingResult) -> None:

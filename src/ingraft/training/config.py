@@ -138,10 +138,20 @@ class TrainingConfig:
     batch_size: int = 64
     """Rows per step. For pairs, the other rows of a batch are the wrong answers: larger is better."""
 
+    method: str = "lora"
+    """PEFT method: lora, rslora, dora, pissa, olora, or any other that can be merged (ingraft methods), by its type."""
+
     lora: LoraSettings = field(default_factory=LoraSettings)
 
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own arguments, as PEFT's config class names them."""
+
+    modules_to_save: tuple[str, ...] = ()
+    """Modules to train whole and to save with the adapter; a head that the base lacks is always among them."""
+
     target_modules: str = "auto"
-    """Names of the layers to adapt, with commas between; auto takes all linear layers of all blocks."""
+    """Names of the layers to adapt, with commas between; auto takes what the method is for: all linear layers of all
+    blocks, or their norms."""
 
     max_pairs: int | None = None
     """Use at most this many of the rows, drawn at random."""

@@ -62,17 +62,20 @@ class ModelFacts:
 class AdapterFacts:
     """The adapter and the layers it sits in; `trainable` of `parameters` are trained, other modules' among them.
 
+    settings      what the method was told: for LoRA r, α and the scale that they make
+    heads         modules of the transformer that are trained whole, because the base lacks them or they were named
     also_trained  modules around the transformer (such as Dense) that are trained whole and saved beside the adapter
     prompts       what is a text taken as → the model's prompt that goes before it
     """
 
-    rank: int
-    alpha: int
+    method: str
+    settings: Mapping[str, float | str]
     target_modules: tuple[str, ...]
     excluded_modules: tuple[str, ...]
     modules: tuple[str, ...]
     trainable: int
     parameters: int
+    heads: tuple[str, ...]
     also_trained: tuple[str, ...]
     prompts: Mapping[str, str]
 

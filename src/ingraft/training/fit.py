@@ -46,6 +46,7 @@ def fit(
     rows = {dataset.name: _rows(dataset) for dataset in datasets}
     losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
     only = datasets[0].name if len(datasets) == 1 else None
+    initial = {name: parameter.detach().clone() for name, parameter in _trainable(model).items()}
     with tempfile.TemporaryDirectory(prefix="ingraft-training-") as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
@@ -79,7 +80,7 @@ def fit(
             raise UnusableInput(
                 f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
             ) from None
-    _check_trained(model, config)
+    _check_trained(model, initial, config)
     course = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Fit(trainer.state.global_step, course)
 
@@ -143,21 +144,23 @@ def _is_memory_short(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said
 
 
-def _check_trained(model: SentenceTransformer, config: TrainingConfig) -> None:
+def _trainable(model: SentenceTransformer) -> dict[str, Any]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _check_trained(model: SentenceTransformer, initial: Mapping[str, Any], config: TrainingConfig) -> None:
     """Something was learnt, and nothing blew up."""
     import torch
 
-    moved = False
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            if not bool(torch.isfinite(parameter).all()):
-                raise CheckFailed(
-                    f"The training diverged: {name} holds NaN or infinity. Nothing was written.",
-                    hint=f"Lower --learning-rate, which was {config.learning_rate:g}.",
-                )
-            moved = moved or ("lora_B" in name and bool(parameter.any()))
-    if not moved:
+    trained = _trainable(model)
+    for name, parameter in trained.items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckFailed(
+                f"The training diverged: {name} holds NaN or infinity. Nothing was written.",
+                hint=f"Lower --learning-rate, which was {config.learning_rate:g}.",
+            )
+    if all(torch.equal(parameter.detach(), initial[name].to(parameter)) for name, parameter in trained.items()):
         raise CheckFailed(
-            "The training changed nothing: the adapter is still zero. Nothing was written.",
+            "The training changed nothing: the adapter is as it began. Nothing was written.",
             hint=f"Raise --learning-rate, which was {config.learning_rate:g}, or train on more rows.",
         )

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
 from ingraft.hub import local_directory
+from ingraft.layout import read_layout
 from ingraft.training.config import PromptSettings, TrainingConfig
 from ingraft.training.data import TrainingData
 from ingraft.training.facts import AdapterFacts, ModelFacts
-from ingraft.training.targets import choose_targets
+from ingraft.training.heads import fresh_heads
+from ingraft.training.methods import TrainedMethod
+from ingraft.training.targets import Targets, check_modules, choose_targets
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,44 +82,51 @@ def model_facts(model: SentenceTransformer, name: str) -> ModelFacts:
 
 
 def add_adapter(
-    model: SentenceTransformer, config: TrainingConfig, base_name: str, prompts: Mapping[str, str]
+    model: SentenceTransformer,
+    method: TrainedMethod,
+    config: TrainingConfig,
+    base: tuple[Path, str],
+    prompts: Mapping[str, str],
 ) -> AdapterFacts:
-    """Put a fresh LoRA adapter into `model`; everything else in its transformer is frozen.
+    """Put a fresh adapter into `model`; everything else in its transformer is frozen, but for heads that are trained
+    whole. `base` is the directory of the base model and the name that the adapter keeps of it.
 
     The adapter's matrices are float32 even on a bfloat16 base, whose precision would swallow small updates.
     """
-    from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 
     transformer = transformer_of(model)
-    targets = choose_targets(transformer, config.target_modules)
-    settings = LoraConfig(
-        task_type="FEATURE_EXTRACTION",
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=list(targets.names),
-        exclude_modules=list(targets.excluded) or None,
+    targets = Targets((), ())
+    if method.takes_targets:
+        targets = choose_targets(transformer, config.target_modules, norms=method.row.kinds == {"norm"})
+    heads = tuple(
+        dict.fromkeys((*fresh_heads(transformer, read_layout(base[0]).transformer_folder), *config.modules_to_save))
     )
+    check_modules(transformer, config.modules_to_save)
+    settings = method.config(list(targets.names), list(targets.excluded), list(heads))
     try:
         model.add_adapter(settings)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise UnusableInput(f"PEFT cannot adapt {', '.join(targets.names)}: {reason}") from None
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        layers = ", ".join(targets.names) or type(transformer).__name__
+        raise UnusableInput(f"PEFT cannot adapt {layers} with {method.row.name}: {reason}") from None
     cast_adapter_dtype(transformer, "default")
-    settings.base_model_name_or_path = base_name
-    settings.target_modules = sorted(targets.names)  # a set by now, whose order differs from run to run
+    settings.base_model_name_or_path = base[1]
+    if method.takes_targets:
+        settings.target_modules = sorted(settings.target_modules)  # a set by now, whose order differs from run to run
     adapted = [name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)]
+    inside = {id(parameter) for parameter in transformer.parameters()}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    beside = {name.split(".")[0] for name in trained if ".lora_" not in name}
+    beside = {name.split(".")[0] for name, parameter in trained.items() if id(parameter) not in inside}
     return AdapterFacts(
-        rank=config.lora.r,
-        alpha=config.lora.alpha,
+        method=method.row.name,
+        settings=method.settings,
         target_modules=targets.names,
         excluded_modules=targets.excluded,
         modules=tuple(adapted),
         trainable=sum(parameter.numel() for parameter in trained.values()),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        heads=heads,
         also_trained=tuple(f"{index} {type(model[int(index)]).__name__}" for index in sorted(beside)),
         prompts=prompts,
     )

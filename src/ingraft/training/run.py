@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING
 from ingraft.errors import UnusableInput
 from ingraft.publish import check_output, published
 from ingraft.training.config import TrainingConfig, check_settings
+from ingraft.training.convert import initial_matrices
 from ingraft.training.evaluation import Metrics, Task, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, Event, Mined, Mining, Observer, TrainingResult
 from ingraft.training.fit import fit
+from ingraft.training.methods import choose_method
 from ingraft.training.mining import mined
-from ingraft.training.model import add_adapter, base_directory, load_base, model_facts, prompts_for, set_prompts
+from ingraft.training.model import (
+    add_adapter,
+    base_directory,
+    load_base,
+    model_facts,
+    prompts_for,
+    set_prompts,
+    transformer_of,
+)
 from ingraft.training.prepare import Dataset, prepare
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import write_record
@@ -47,6 +57,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     with published(config.output, overwrite=config.overwrite) as folder:
         with _timed(seconds, "import"):
             import_libraries()
+            method = choose_method(config)
         with quiet_libraries():
             from transformers import set_seed
 
@@ -60,14 +71,15 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                 datasets = (_mine(model, datasets[0], config, observe, seconds), *datasets[1:])
             prompts = {dataset.name: prompts_for(model, dataset.rows) for dataset in datasets}
             set_seed(config.seed)
-            adapter = add_adapter(model, config, base_name, prompts[datasets[0].name])
+            adapter = add_adapter(model, method, config, (root, base_name), prompts[datasets[0].name])
+            initial = initial_matrices(transformer_of(model), "default") if method.converted else {}
             observe(adapter)
             keep_card_private(model, base_name)
             with _timed(seconds, "train"):
                 fitted = fit(model, datasets, config, prompts, observe)
             after = _measure("adapted", model, task, observe, seconds)
             with _timed(seconds, "save"):
-                save_adapter(model, folder)
+                save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
         run = {"data": prepared.facts, "base": base, "adapter": adapter, "before": before, "after": after}
         write_record(folder, config, run, steps=fitted.steps, losses=fitted.losses, seconds=seconds)
     return TrainingResult(

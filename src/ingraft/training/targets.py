@@ -22,21 +22,22 @@ class Targets:
     excluded: tuple[str, ...]
 
 
-def choose_targets(transformer: nn.Module, wanted: str = "auto") -> Targets:
+def choose_targets(transformer: nn.Module, wanted: str = "auto", *, norms: bool = False) -> Targets:
     """The targets that `wanted` stands for: `auto`, or names separated by commas.
 
     `auto` takes q, k, v and all dense layers of each block, which measured better than q and v alone, and leaves
     out what is not part of a block: a pooler, whose output no embedding uses, or a head. A name without a dot
-    stands for the layers of that name in the blocks, where there are any. UnusableInput when a name fits none.
+    stands for the layers of that name in the blocks, where there are any. With `norms` it takes the blocks' norms.
+    UnusableInput when a name fits none.
     """
-    linear, blocks = _linear_layers(transformer), _blocks(transformer)
+    linear, blocks = _norms(transformer) if norms else _linear_layers(transformer), _blocks(transformer)
     in_blocks = [name for name in linear if any(name.startswith(f"{block}.") for block in blocks)]
     adaptable = [name for name in in_blocks or linear if not _ROUTERS & set(name.split("."))]
     if wanted.strip() == "auto":
         names = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in adaptable))
         if not names:
             raise UnusableInput(
-                f"{type(transformer).__name__} has no linear layers to adapt.",
+                f"{type(transformer).__name__} has no {'norms' if norms else 'linear layers'} to adapt.",
                 hint="Name layers with --target-modules.",
             )
     else:
@@ -50,11 +51,28 @@ def choose_targets(transformer: nn.Module, wanted: str = "auto") -> Targets:
     return Targets(names, excluded)
 
 
+def check_modules(transformer: nn.Module, wanted: tuple[str, ...]) -> None:
+    """UnusableInput when the transformer has no module of a name, which is compared by its end."""
+    names = [name for name, _ in transformer.named_modules() if name]
+    for name in wanted:
+        if not any(_ends(module, name) for module in names):
+            ends = dict.fromkeys(module.rsplit(".", 1)[-1] for module in names)
+            raise UnusableInput(
+                f"{type(transformer).__name__} has no module called {name}{nearest(name, ends)}, which "
+                "--modules-to-save names."
+            )
+
+
 def _linear_layers(transformer: nn.Module) -> list[str]:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     return [name for name, module in transformer.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+
+
+def _norms(transformer: nn.Module) -> list[str]:
+    """Layers whose class is called a norm, of whatever library: LayerNorm, RMSNorm, Qwen3RMSNorm."""
+    return [name for name, module in transformer.named_modules() if type(module).__name__.endswith("Norm")]
 
 
 def _blocks(transformer: nn.Module) -> list[str]:
