@@ -109,6 +109,21 @@ def _as_it_is() -> Any:
     return torch.nn.Identity()
 
 
+def test_openvino_with_the_hint_that_lies_beside_it() -> None:
+    import openvino
+    from sentence_transformers import SentenceTransformer
+
+    model = sentence_base("bert")
+    output, facts = exported(model, "--to", "openvino", "--pooled", "--no-weights")
+
+    settings = json.loads((output / "openvino/ov_config.json").read_text())
+    compiled = openvino.Core().compile_model(output / "openvino/openvino_model.xml", "CPU", settings)
+    found = compiled(tokens(output, READ))["sentence_embedding"]
+    assert numpy.abs(found - SentenceTransformer(str(model), device="cpu").encode(READ)).max() < 1e-6
+    assert not (output / "onnx").exists()
+    assert [check["name"] for check in facts["verification"]["checks"]] == ["onnx answers", "openvino answers"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse", "qwen2", "modernbert"])
 def test_other_classes_and_architectures(name: str) -> None:
@@ -140,7 +155,7 @@ def test_graph_that_ignores_the_mask_is_not_published(monkeypatch: pytest.Monkey
     run = cli("export", sentence_base("bert"), parent / "out")
 
     assert run.code == 1, run.err
-    assert run.err.startswith("error: The graph does not answer as the model does: ")
+    assert run.err.startswith("error: The onnx graph does not answer as the model does: ")
     assert "in a batch of" in run.err
     assert list(parent.iterdir()) == []
 
@@ -153,6 +168,7 @@ def test_refusals() -> None:
         ("export", cross_encoder(), output, "--pooled"): "is a CrossEncoder, which has no pooling",
         ("export", base, output, "--quantize", "int8"): "what that costs has to be measured",
         ("export", base, output, "--data", pairs_file()): "there is none",
+        ("export", base, output, "--to", "openvino", "--quantize", "int8"): "--quantize writes ONNX",
         ("export", base, base / "out"): "which the export reads",
         ("export", cross_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "pairs without scores",
         ("export", sparse_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "cannot be measured here",

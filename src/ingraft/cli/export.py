@@ -13,7 +13,7 @@ from ingraft.cli.merge import Format
 def export(
     model: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="Directory for the export.", show_default=False)],
-    to: Annotated[Literal["onnx"], typer.Option(help="The format.")] = "onnx",
+    to: Annotated[Literal["onnx", "openvino"], typer.Option(help="The format.")] = "onnx",
     quantize: Annotated[
         Literal["int8"] | None,
         typer.Option(help="Weights in int8, one scale per channel; what it costs is measured on --data."),

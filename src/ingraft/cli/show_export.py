@@ -19,12 +19,12 @@ def result(result: ExportResult) -> None:
     opset = f" · opset {result.opset}" if result.opset else ""
     inputs = ", ".join(result.inputs)
     show.line("graph", f"{result.graph} · {result.format}{opset} · {inputs} [batch, length] → {result.output_name}")
-    proof = result.report.checks[0]
-    show.line(
-        "proof",
-        f"{result.texts} texts, alone, in batches and cut off · worst {proof.value:.2g} of an answer's norm, "
-        f"{proof.limit:.2g} allowed",
-    )
+    for number, check in enumerate(check for check in result.report.checks if check.name.endswith("answers")):
+        show.line(
+            "" if number else "proof",
+            f"{check.name} to {result.texts} texts, alone, in batches and cut off · worst {check.value:.2g} of an "
+            f"answer's norm, {check.limit:.2g} allowed",
+        )
     for name, (before, after) in result.metrics.items():
         show.line("", f"{name} {before:.4f} in float32, {after:.4f} in int8")
     table = Table(box=None, pad_edge=False, header_style="bold")

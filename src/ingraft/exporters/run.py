@@ -15,9 +15,10 @@ from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.exporters.folder import carry, extend_card, write_export_manifest
 from ingraft.exporters.graph import Graph, write_graph
 from ingraft.exporters.int8 import write_int8
+from ingraft.exporters.openvino import openvino_session, write_openvino
 from ingraft.exporters.parity import Difference, Run, answers, difference, parity_check, parity_texts, rounding
 from ingraft.exporters.result import ExportResult, Variant
-from ingraft.exporters.sessions import Session, answering, onnx_session
+from ingraft.exporters.sessions import Session, answering, onnx_session, require
 from ingraft.exporters.source import Source, open_layout, open_source
 from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.tasks import Measure, drop_check, open_measure
@@ -26,10 +27,10 @@ from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.verification.report import Check, VerificationReport
 from ingraft.verification.texts import TEXTS
 
-Format: TypeAlias = Literal["onnx"]
+Format: TypeAlias = Literal["onnx", "openvino"]
 Quantisation: TypeAlias = Literal["int8"]
 
-_GRAPH = Path("onnx", "model.onnx")
+_GRAPHS = {"onnx": Path("onnx", "model.onnx"), "openvino": Path("openvino", "openvino_model.xml")}
 _WORK = ".float32"
 
 
@@ -49,7 +50,7 @@ def export(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Write the merged `model` to `output` with its graph in `onnx/model.onnx`, once it answers as the model does.
+    """Write the merged `model` to `output` with its graph in `onnx` or `openvino`, once that answers as the model does.
 
     quantize  int8 weights; `data` then measures what that costs, and a loss of more than `max_drop` is refused
     pooled    the graph goes on to the embedding, so that it needs no Sentence Transformers to be run
@@ -61,25 +62,29 @@ def export(
     clean_up(output)
     check_output(output, overwrite=overwrite)
     layout = open_layout(model)
+    _check_format(to, quantize)
     measure = _measure(quantize, data, layout.model_class or "SentenceTransformer")
     check_output(output, overwrite=overwrite, inputs=(layout.root,), reader="the export")
     shown = progress or Silent()
     shown.begin("model", 0)
     source = open_source(model, trust_remote_code=trust_remote_code)
     shown.end()
-    check_room(output, disk=(4 + 4 * (quantize is not None) + 4 * weights) * source.parameters, memory=0)
+    converted = quantize is not None or to != "onnx"
+    check_room(output, disk=(4 + 4 * converted + 4 * weights) * source.parameters, memory=0)
     chosen = parity_texts(source.live, texts)
     with published(output, overwrite=overwrite) as folder:
         carry(source, folder, weights=weights)
-        final = folder / layout.transformer / _GRAPH
+        final = folder / layout.transformer / _GRAPHS[to]
         shown.begin("graph", 0)
-        graph = write_graph(source, folder / _WORK / _GRAPH.name if quantize else final, pooled=pooled, opset=opset)
+        onnx = folder / _WORK / "model.onnx" if converted else final
+        graph = write_graph(source, onnx, pooled=pooled, opset=opset)
         shown.end()
 
         shown.begin("proof", 0)
         reference = answers(source.live, source.model_class, chosen)
+        allowed = rounding(source.live, source.model_class, chosen, reference)
         session = onnx_session(graph.path, threads=torch.get_num_threads())
-        found, check = _prove(source, session, chosen, reference)
+        found, check = _prove(source, session, chosen, reference, allowed, "onnx")
         shown.end()
         shown.begin("speed", 0)
         variants = [_variant(source, "torch float32"), _variant(source, "onnx float32", session, graph.path, found)]
@@ -95,8 +100,20 @@ def export(
             metrics, check = _gate(source, session, measure, max_drop)
             variants.append(_variant(source, "onnx int8", session, final, found))
             checks.append(check)
-            shutil.rmtree(folder / _WORK)
             shown.end()
+        if to == "openvino":
+            shown.begin("openvino", 0)
+            write_openvino(graph.path, final)
+            session = openvino_session(final, threads=torch.get_num_threads())
+            found, check = _prove(source, session, chosen, reference, allowed, "openvino")
+            variants.append(_variant(source, "openvino float32", session, final, found))
+            checks.append(check)
+            session = openvino_session(final, threads=torch.get_num_threads(), config={})
+            default = _compare(source, session, chosen, reference)
+            variants.append(_variant(source, "openvino without hint", session, final, default))
+            shown.end()
+        if converted:
+            shutil.rmtree(folder / _WORK)
         result = ExportResult(
             output=output,
             model=source.name,
@@ -107,7 +124,7 @@ def export(
             graph=final.relative_to(folder).as_posix(),
             inputs=graph.inputs,
             output_name=graph.output,
-            opset=graph.opset,
+            opset=graph.opset if to == "onnx" else None,
             texts=len(chosen),
             cosine=found.cosine,
             report=VerificationReport(tuple(checks)),
@@ -117,6 +134,14 @@ def export(
         )
         _publish(source, folder, result)
     return result
+
+
+def _check_format(to: str, quantize: str | None) -> None:
+    require("onnxruntime", "onnx")
+    if to == "openvino":
+        require("openvino", "openvino")
+        if quantize:
+            raise UnusableInput("--quantize writes ONNX; OpenVINO has an int8 of its own.", hint="Add --to onnx.")
 
 
 def _measure(quantize: str | None, data: Path | None, model_class: str) -> Measure | None:
@@ -134,15 +159,15 @@ def _measure(quantize: str | None, data: Path | None, model_class: str) -> Measu
 
 
 def _prove(
-    source: Source, session: Session, texts: Sequence[str], reference: Sequence[Run]
+    source: Source, session: Session, texts: Sequence[str], reference: Sequence[Run], allowed: float, runtime: str
 ) -> tuple[Difference, Check]:
     """Compare every answer; CheckFailed when one differs by more than float32 explains."""
     found = _compare(source, session, texts, reference)
-    check = parity_check(found, rounding(source.live, source.model_class, texts, reference), "graph")
+    check = parity_check(found, allowed, runtime)
     if not check.passed:
         raise CheckFailed(
-            f"The graph does not answer as the model does: {check.value:.3g} of an answer's norm apart, allowed "
-            f"{check.limit:.3g} ({check.where}).",
+            f"The {runtime} graph does not answer as the model does: {check.value:.3g} of an answer's norm apart, "
+            f"allowed {check.limit:.3g} ({check.where}).",
             hint="Nothing was written. Please report this with the model's config.json.",
         )
     return found, check
@@ -196,6 +221,11 @@ def _publish(source: Source, folder: Path, result: ExportResult) -> None:
         f"{result.texts} texts, alone, in batches and cut off, were compared with the torch model's.",
         f"Inputs: {', '.join(f'`{name}`' for name in result.inputs)}; output: `{result.output_name}`.",
     ]
+    if result.format.startswith("openvino"):
+        sentences.append(
+            "Load it with the settings in `openvino/ov_config.json`: without the float32 hint OpenVINO computes in "
+            "bfloat16 where the processor can (the last row of the table)."
+        )
     sentences += [f"{name}: {a:.4f} in float32, {b:.4f} in int8." for name, (a, b) in result.metrics.items()]
     extend_card(folder, f"Export: {result.format}", sentences, result.variants)
     section: dict[str, Any] = result.to_dict()
