@@ -41,13 +41,19 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A published merge. `report` is None when the proof was switched off; `figures` are by edited tensor."""
+    """A published merge.
+
+    figures  by edited tensor
+    report   None when the proof was switched off
+    cloned   bytes of untouched tensors that the disk holds once, for base and output
+    """
 
     output: Path
     plan: MergePlan
     figures: tuple[StepFigures, ...]
     report: VerificationReport | None
     seconds: float
+    cloned: int
 
 
 def merge(
@@ -112,17 +118,17 @@ def run_plan(
         workers = workers or default_workers()
         with published(output, overwrite=overwrite) as folder, _weights_of_base(plan, workers, shown):
             shown.begin("merge", sum(step.nbytes for step in plan.steps()))
-            figures = execute(plan, folder, workers=workers, progress=shown.advance)
+            done = execute(plan, folder, workers=workers, progress=shown.advance)
             shown.end()
-            _refuse_no_change(plan, figures)
+            _refuse_no_change(plan, done.figures)
             weights = [folder / shard.file for shard in plan.shards]
             report: VerificationReport | None = None
             with flushing(weights):
                 if verify:
                     hashes.start([*plan.base.weights, *weights])
-                    report = _proven(plan, folder, figures, embeddings=embeddings, workers=workers, shown=shown)
+                    report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
                 write_manifest(plan, folder, report, hashes)
-    return MergeResult(output, plan, figures, report, time.monotonic() - started)
+    return MergeResult(output, plan, done.figures, report, time.monotonic() - started, done.cloned)
 
 
 def _proven(

@@ -120,6 +120,7 @@ def _facts(result: Any) -> dict[str, Any]:
     return {
         "output": str(result.output),
         "seconds": round(result.seconds, 3),
+        "bytes_cloned": result.cloned,
         "plan": result.plan.to_dict(),
         "verification": result.report.to_dict() if result.report else None,
     }

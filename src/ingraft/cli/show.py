@@ -137,7 +137,8 @@ def progress(human: bool) -> Iterator[Progress | None]:
 def result(result: MergeResult) -> None:
     """Time, proof, and the line that loads the model."""
     size = sum(step.nbytes for step in result.plan.steps())
-    line("merge", f"{human_bytes(size)} in {result.seconds:.1f} s")
+    shared = f" · {human_bytes(result.cloned)} shared with the base, not copied" if result.cloned else ""
+    line("merge", f"{human_bytes(size)} in {result.seconds:.1f} s{shared}")
     if result.report is None:
         line("proof", "switched off with --no-verify", style="yellow")
     else:

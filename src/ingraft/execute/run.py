@@ -42,9 +42,17 @@ class StepFigures:
     rounding_loss: float
 
 
+@dataclass(frozen=True)
+class Execution:
+    """cloned  bytes of untouched tensors that the file system shares with the base instead of copying them"""
+
+    figures: tuple[StepFigures, ...]
+    cloned: int
+
+
 def execute(
     plan: MergePlan, folder: Path, *, workers: int | None = None, progress: Progress | None = None
-) -> tuple[StepFigures, ...]:
+) -> Execution:
     """Write everything that `plan` names into `folder`, which exists and is empty. `progress` is told bytes done.
 
     Raises UnusableInput for NaN or infinity in the adapter or the result, OSError for a failing disk.
@@ -54,10 +62,9 @@ def execute(
     try:
         with open_files() as files:
             _write_small_files(plan, folder)
-            figures = _write_shards(plan, folder, files, workers or default_workers(), progress or (lambda count: None))
+            return _write_shards(plan, folder, files, workers or default_workers(), progress or (lambda count: None))
     finally:
         torch.set_num_threads(threads)
-    return figures
 
 
 def default_workers() -> int:
@@ -77,15 +84,14 @@ def _write_small_files(plan: MergePlan, folder: Path) -> None:
         target.write_text(written.text, encoding="utf-8")
 
 
-def _write_shards(
-    plan: MergePlan, folder: Path, files: OpenFiles, workers: int, progress: Progress
-) -> tuple[StepFigures, ...]:
+def _write_shards(plan: MergePlan, folder: Path, files: OpenFiles, workers: int, progress: Progress) -> Execution:
     memory = merged_parameters(plan) if plan.route == "in-memory" else {}
     figures: dict[tuple[str, str], list[BlockFigures]] = {}
     buffers = Buffers()
+    cloned: list[int] = []  # appending is safe in threads
 
     def copy(source: Path, start: int, target: Path, position: int, count: int) -> None:
-        copy_bytes(files.get(source), start, files.get(target, "r+b"), position, count)
+        cloned.append(copy_bytes(files.get(source), start, files.get(target, "r+b"), position, count))
         progress(count)
 
     def edit(job: BlockJob, cache: FormulaCache, target: Path, into: list[BlockFigures]) -> None:
@@ -123,12 +129,13 @@ def _write_shards(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return tuple(
+    summaries = tuple(
         _summary(step, figures[(shard.file, step.tensor)])
         for shard in plan.shards
         for step in shard.steps
         if step.action in ("edit", "replace")
     )
+    return Execution(summaries, sum(cloned))
 
 
 @dataclass(frozen=True)

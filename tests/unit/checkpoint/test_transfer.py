@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,66 @@ def test_copy_of_many_pieces(source: Path, target: Path, monkeypatch: pytest.Mon
         copy_bytes(files.get(source), 3, files.get(target, "r+b"), 0, 2345)
 
     assert target.read_bytes()[:2345] == CONTENT[3:2348]
+
+
+@pytest.mark.parametrize(("start", "position"), [(0, 0), (100, 100), (4096, 0), (4097, 4097), (9000, 808), (5, 4101)])
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 9000, 12288])
+def test_whole_blocks_are_cloned_and_their_edges_copied(
+    start: int, position: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portable: bool
+) -> None:
+    """What a file system may be asked to clone: whole blocks, at the same place in their block."""
+    content = os.urandom(30000)
+    (tmp_path / "source").write_bytes(content)
+    (tmp_path / "target").write_bytes(b"." * 30000)
+
+    def clone(source: Any, start: int, target: Any, position: int, count: int) -> int:
+        assert start % 4096 == position % 4096 == count % 4096 == 0
+        assert count > 0
+        write_from(target, position, content[start : start + count])
+        return count
+
+    monkeypatch.setattr(transfer, "_clone", clone)
+    with open_files() as files:
+        cloned = copy_bytes(
+            files.get(tmp_path / "source"), start, files.get(tmp_path / "target", "r+b"), position, count
+        )
+
+    expected = b"." * position + content[start : start + count] + b"." * (30000 - position - count)
+    assert (tmp_path / "target").read_bytes() == expected
+    blocks = (start + count) // 4096 - -(-start // 4096)
+    assert cloned == (0 if portable or start % 4096 != position % 4096 else 4096 * max(0, blocks))
+
+
+@pytest.fixture(params=["xfs", "btrfs"])
+def cloning_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system that clones, in a file of its own."""
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(400 << 20)
+    make = shutil.which(f"mkfs.{request.param}")
+    steps = ([str(make), "-q", str(image)], ["mount", "-o", "loop", str(image), str(disk)])
+    for step in steps:
+        if make is None or subprocess.run(step, capture_output=True).returncode:
+            pytest.skip(f"needs {request.param}, and root to mount it")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_file_systems_that_clone(cloning_disk: Path, portable: bool) -> None:
+    content = os.urandom(1 << 20) * 64
+    (cloning_disk / "source").write_bytes(content)
+    with (cloning_disk / "target").open("wb") as file:
+        transfer.reserve(file, len(content))
+
+    with open_files() as files:
+        source, target = files.get(cloning_disk / "source"), files.get(cloning_disk / "target", "r+b")
+        cloned = copy_bytes(source, 100, target, 100, len(content) - 200)
+
+    assert (cloning_disk / "target").read_bytes() == bytes(100) + content[100:-100] + bytes(100)
+    assert cloned == (0 if portable else len(content) - 2 * 4096)
 
 
 def refuse(number: int) -> Any:

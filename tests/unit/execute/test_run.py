@@ -76,7 +76,7 @@ def test_everything_is_written(workers: int, dtype: str, tmp_path: Path) -> None
     (tmp_path / "out").mkdir()
     done: list[int] = []
 
-    figures = execute(plan, tmp_path / "out", workers=workers, progress=done.append)
+    figures = execute(plan, tmp_path / "out", workers=workers, progress=done.append).figures
 
     assert sum(done) == sum(step.nbytes for step in plan.steps())
     files = {name for name, kind in snapshot(tmp_path / "out").items() if kind != "directory"}
