@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ingraft.adapted import load_adapted
     from ingraft.errors import CheckFailed, IngraftError, UnusableInput
     from ingraft.inspection import inspect
+    from ingraft.merge_callback import MergeCallback
     from ingraft.pipeline import MergeResult, merge, verify
     from ingraft.plan import plan_merge
     from ingraft.steps import MergePlan
@@ -27,6 +28,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "IngraftError",
+    "MergeCallback",
     "MergePlan",
     "MergeResult",
     "UnusableInput",
@@ -43,6 +45,7 @@ _HOME = {
     "Check": "verification.report",
     "CheckFailed": "errors",
     "IngraftError": "errors",
+    "MergeCallback": "merge_callback",
     "MergePlan": "steps",
     "MergeResult": "pipeline",
     "UnusableInput": "errors",

@@ -21,7 +21,7 @@ WEIGHT_SUFFIXES = {
 EXPORT_FOLDERS = {"onnx", "openvino", "coreml", "tflite", "gguf", "neuron", "openvino_model"}
 TRAINER_FILES = {
     "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "latest",
-    "ingraft_training.yaml", "ingraft_training.json",
+    "ingraft_training.yaml", "ingraft_training.json", "run.json",
 }  # fmt: skip
 TOKENIZER_FILES = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",

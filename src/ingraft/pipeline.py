@@ -64,6 +64,7 @@ def merge(
     dtype: DType = "auto",
     base_precision: BasePrecision | None = None,
     layout: FileLayout = "portable",
+    other_base: bool = False,
     overwrite: bool = False,
     verify: bool = True,
     trust_remote_code: bool = False,
@@ -83,6 +84,7 @@ def merge(
         dtype=dtype,
         base_precision=base_precision,
         layout=layout,
+        other_base=other_base,
         trust_remote_code=trust_remote_code,
     )
     if on_plan:
@@ -174,7 +176,12 @@ def verify(
 
     folder = local_directory(merged, role="merged model")
     plan_for = functools.partial(
-        plan_merge, adapter, base, base_precision=base_precision, trust_remote_code=trust_remote_code
+        plan_merge,
+        adapter,
+        base,
+        base_precision=base_precision,
+        other_base=True,  # what was merged is proven, whatever the adapter was trained on
+        trust_remote_code=trust_remote_code,
     )
     stored = stored_dtype(folder)
     plan = plan_for()

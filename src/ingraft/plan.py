@@ -14,6 +14,7 @@ from ingraft.completeness import check_layers_covered, with_configured_modules
 from ingraft.config_files import TORCH_NAMES, config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
 from ingraft.experts import has_target_parameters, with_parameters
+from ingraft.fingerprint import check_trained_on
 from ingraft.heads import check_head_stored
 from ingraft.layout import Layout, read_layout
 from ingraft.methods.method import Method
@@ -43,12 +44,15 @@ def plan_merge(
     dtype: DType = "auto",
     base_precision: BasePrecision | None = None,
     layout: FileLayout = "portable",
+    other_base: bool = False,
     trust_remote_code: bool = False,
 ) -> MergePlan:
     """Decide how `adapter` is merged into `base` (default: the base that the adapter names).
 
     `base_precision` says which weights of a quantised base are meant: `original`, or `dequantized`, which training
     over it saw.
+    `other_base` accepts a base with other weights than those that the adapter was trained on, where its directory says
+    which.
     `layout` says how the small files are written: `portable`, with older names beside the newer ones; `legacy`, for
     Sentence Transformers before 5.4, which refuses the newer ones; or `keep`, as they are.
 
@@ -58,6 +62,10 @@ def plan_merge(
     stored = STORED_DTYPES.get(dtype)
     merges = [_plan_one(opened, base, base_precision, stored, trust_remote_code) for opened in adapters]
     first = merges[0]
+    # (Which weights of a quantised base are meant was said.)
+    if not other_base and base_precision is None:
+        for merge in merges:
+            check_trained_on(merge.adapter.root, merge.base.name, merge.base.checkpoint)
     if len(merges) > 1 and any(merge.dequantised for merge in merges):
         raise UnusableInput(
             f"{first.base.name} has several adapted transformers and a quantised base; that is not supported.",

@@ -1,4 +1,4 @@
-"""For somebody who has just trained: keep the adapter, merge it from disk, prove the result against the live model."""
+"""Training and merging in one go: in a notebook, from the live model, or in a whole run from data to merged model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.pipeline import MergeResult, merge
+from ingraft.pipeline import MergeResult, Progress, merge
 from ingraft.plan import DType, FileLayout
 from ingraft.publish import check_output, published
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from ingraft.training.config import TrainingConfig
+    from ingraft.training.facts import Observer, TrainingResult
 
 
 def merge_trained(
@@ -70,3 +73,28 @@ def _has_adapter(model: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return any(isinstance(module, (PeftModel, BaseTunerLayer)) for module in model.modules())
+
+
+def train_and_merge(
+    config: TrainingConfig, *, observe: Observer | None = None, progress: Progress | None = None
+) -> tuple[TrainingResult, MergeResult | None]:
+    """Train an adapter, and merge it where `config.merge` names an output; the merged model is proven or not there.
+
+    An output that is in use is refused before the training, not after it. Raises UnusableInput or CheckFailed; the
+    adapter then stays.
+    """
+    from ingraft.training.run import train
+
+    if config.merge is not None:
+        check_output(config.merge, overwrite=config.overwrite, inputs=(config.output,))
+    trained = train(config, observe=observe)
+    if config.merge is None:
+        return trained, None
+    merged = merge(
+        trained.output,
+        config.merge,
+        overwrite=config.overwrite,
+        trust_remote_code=config.trust_remote_code,
+        progress=progress,
+    )
+    return trained, merged

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+import ingraft
 from ingraft.cli.app import main
 from unit.training.tiny_model import save_tiny_model, translations
 
@@ -34,7 +36,7 @@ def test_from_a_file_to_an_adapter(model: Path, data: Path, tmp_path: Path, capf
     printed, words = capfd.readouterr()
     assert words == ""  # no library has said a word, and there is no bar where there is no terminal
     facts = {line.split()[0]: line for line in printed.splitlines() if not line.startswith(" ")}
-    assert list(facts) == ["data", "loss", "base", "before", "adapter", "train", "after", "saved", "next"]
+    assert list(facts) == ["data", "loss", "base", "before", "adapter", "train", "after", "general", "saved", "next"]
     assert "pairs.csv · 270 pairs to train on, 30 held out · query → anchor, document → positive" in facts["data"]
     assert "tiny-bert · BertModel" in facts["base"]
     assert "LoRA r=8 α=32 scale 4 · query, key, value, dense in 2 layers" in facts["adapter"]
@@ -86,6 +88,67 @@ def test_from_a_starter_config(model: Path, data: Path, tmp_path: Path, capfd: p
     assert main(["train", str(config), *flags, "--lora.r", "2"]) == 0
     assert (output / "ingraft_training.yaml").read_text() == printed
     assert json.loads((output / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_from_two_columns_to_a_proven_merged_model(
+    model: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text("".join(f"{line.rpartition(',')[0]}\n" for line in data.read_text().splitlines()))
+    output, merged = tmp_path / "adapter", tmp_path / "merged"
+    arguments = ["--data", str(data), "--output", str(output), "--merge", str(merged), "--max-pairs", "96"]
+    assert main(["train", "--model", str(model), *arguments, *SETTINGS]) == 0
+    printed = capfd.readouterr().out
+    assert "24 of 24 adapter tensors used" in printed
+    assert f'SentenceTransformer("{merged}")' in printed
+    assert main(["verify", str(merged), "--adapter", str(output)]) == 0
+    capfd.readouterr()
+    assert not list(merged.glob("ingraft_training.*"))  # those are the adapter's
+
+    # The output of the merge is looked at before anything is trained.
+    assert main(["train", "--model", str(model), *arguments, *SETTINGS, "--output", str(tmp_path / "again")]) == 2
+    assert f"error: {merged} is not empty." in capfd.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+    # Another base of the same shape is refused, unless told.
+    other = save_tiny_model(tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    command = ["merge", str(output), str(tmp_path / "onto-other"), "--base", str(other)]
+    assert main(command) == 2
+    assert "was trained on other weights" in capfd.readouterr().err
+    assert main([*command, "--other-base"]) == 0
+
+
+def test_merge_callback_in_a_script_of_ones_own(model: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer import losses
+
+    live = SentenceTransformer(str(model), device="cpu")
+    live.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query", "value"], r=4))
+    rows = translations(64)
+    callback = ingraft.MergeCallback(tmp_path / "merged", adapter_dir=tmp_path / "adapter")
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"), per_device_train_batch_size=16, learning_rate=0.01, num_train_epochs=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    SentenceTransformerTrainer(
+        model=live,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"anchor": [a for a, _ in rows], "positive": [b for _, b in rows]}),
+        loss=losses.MultipleNegativesRankingLoss(live),
+        callbacks=[callback],
+    ).train()
+    assert callback.result is not None
+    assert callback.result.report is not None
+    assert callback.result.report.passed
+    merged = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
+    assert abs(merged.encode(["left1 left2"]) - live.encode(["left1 left2"])).max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,9 @@ def merge(
             "their place, for Sentence Transformers before 5.4; or as they are."
         ),
     ] = "portable",
+    other_base: Annotated[
+        bool, typer.Option("--other-base", help="Merge into other weights than those that the adapter was trained on.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     save_plan: Annotated[
         Path | None, typer.Option(help="Write the plan as JSON to this file.", show_default=False)
@@ -74,6 +77,7 @@ def merge(
         dtype=dtype,
         base_precision=base_precision,
         layout=layout,
+        other_base=other_base,
         trust_remote_code=trust_remote_code,
     )
     if save_plan is not None:
@@ -103,7 +107,7 @@ def merge(
         if report is not None:
             show.line("report", str(report))
     else:
-        show.json(_facts(result))
+        show.json(show.merge_facts(result))
 
 
 def _check_report(report: Path, no_verify: bool) -> None:
@@ -113,14 +117,3 @@ def _check_report(report: Path, no_verify: bool) -> None:
     if no_verify:
         raise UnusableInput("--report shows the proof, which --no-verify leaves out.", hint="Leave out one of them.")
     check_report(report)
-
-
-def _facts(result: Any) -> dict[str, Any]:
-    """The result in JSON types: what the person sees, and the whole plan."""
-    return {
-        "output": str(result.output),
-        "seconds": round(result.seconds, 3),
-        "bytes_cloned": result.cloned,
-        "plan": result.plan.to_dict(),
-        "verification": result.report.to_dict() if result.report else None,
-    }

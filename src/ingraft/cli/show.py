@@ -147,6 +147,17 @@ def result(result: MergeResult) -> None:
     line("model", f'{loader}("{result.output}")', style="bold green")
 
 
+def merge_facts(result: MergeResult) -> dict[str, Any]:
+    """The result in JSON types: what the person sees, and the whole plan."""
+    return {
+        "output": str(result.output),
+        "seconds": round(result.seconds, 3),
+        "bytes_cloned": result.cloned,
+        "plan": result.plan.to_dict(),
+        "verification": result.report.to_dict() if result.report else None,
+    }
+
+
 def proof(report: VerificationReport) -> None:
     """The checks of a weight proof on two lines."""
     used, untouched, probes = (report.check(name) for name in ("adapter tensors", "untouched tensors", "probes"))

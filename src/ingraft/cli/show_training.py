@@ -25,16 +25,21 @@ from ingraft.training.facts import (
     Mining,
     ModelFacts,
     Observer,
+    Restored,
+    Resumed,
     Step,
     TrainingResult,
 )
 
 if TYPE_CHECKING:
+    from ingraft.pipeline import MergeResult
     from ingraft.training.starter import Starter
 
 _PHASES = {
     "base": "measuring the base model",
     "adapted": "measuring base + adapter",
+    "base, in general": "measuring the base model in general",
+    "adapted, in general": "measuring base + adapter in general",
     "merged": "measuring the merged",
 }
 
@@ -109,6 +114,10 @@ def fact(event: Any) -> None:
             show.line("mined", f"{event.note} · {event.rows:,} rows · {event.seconds:.1f} s")
         case AdapterFacts():
             _adapter(event)
+        case Resumed():
+            show.line("resume", f"{event.checkpoint}")
+        case Restored():
+            show.line("best", f"step {event.step} · {event.metric} {event.value:.4f}, the same when measured again")
         case Evaluated(model="base"):
             measured = " · ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
             show.line("before", f"{measured} · measured in {event.seconds:.1f} s")
@@ -161,9 +170,12 @@ def _setting(setting: tuple[str, float | str]) -> str:
     return f"scale {shown}" if name == "scale" else f"{name}={shown}"
 
 
-def result(result: TrainingResult) -> None:
-    """What came of it, and the next command."""
+def result(result: TrainingResult, merged: MergeResult | None = None) -> None:
+    """What came of it, and the merge, or the command for it."""
     outcome(result)
+    if merged is not None:
+        show.result(merged)
+        return
     show.line("next", shlex.join(["ingraft", "merge", str(result.output), "OUTPUT"]), style="bold green")
 
 
@@ -184,6 +196,8 @@ def outcome(result: TrainingResult) -> None:
     show.line("train", f"{show.plural(result.steps, 'step')}{course} · {result.seconds['train']:.1f} s")
     if result.after:
         show.line("after", _changes(result.before, result.after))
+    if result.general_after:
+        show.line("general", f"{_changes(result.general_before, result.general_after)} · what it should not forget")
     size = 100 * result.adapter_bytes / max(result.model.nbytes, 1)
     total = sum(result.seconds.values())
     show.line(

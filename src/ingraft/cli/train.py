@@ -25,11 +25,12 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
     if print_config:
         typer.echo(to_yaml(settings), nl=False)
         return
-    from ingraft.training.run import train as run
+    from ingraft.trained import train_and_merge
 
-    with show_training.observer(human=format == "human") as observe:
-        result = run(settings, observe=observe)
-    if format == "json":
-        show.json(result.to_dict())
+    human = format == "human"
+    with show_training.observer(human=human) as observe:
+        trained, merged = train_and_merge(settings, observe=observe)
+    if human:
+        show_training.result(trained, merged)
     else:
-        show_training.result(result)
+        show.json(trained.to_dict() | {"merge": show.merge_facts(merged) if merged else None})

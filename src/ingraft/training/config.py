@@ -59,6 +59,20 @@ class MiningSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept of a run while it goes on, in a directory beside the output."""
+
+    every: int = 500
+    """Steps between two checkpoints of the adapter, which --resume continues from; 0 for none."""
+
+    keep: int = 2
+    """Checkpoints to keep; the best one is never among those that go."""
+
+    best: bool = False
+    """Measure at each checkpoint, and take the best one in place of the last."""
+
+
+@dataclass(frozen=True)
 class DatasetSettings:
     """A further data set; each setting means what it means for the first."""
 
@@ -159,6 +173,21 @@ class TrainingConfig:
     holdout: float = 0.1
     """Share of the rows that is not trained on but measured before and after; 0 for none."""
 
+    general: str = "auto"
+    """What the model should not forget: scored pairs, measured before and after; auto takes a small set of everyday
+    English, none switches it off."""
+
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+    resume: bool = False
+    """Continue the run that was stopped, from its last checkpoint."""
+
+    merge: Path | None = None
+    """Merge the adapter into its base afterwards, proven, as a plain model in this directory."""
+
+    adapter_name: str = "default"
+    """Name of the adapter in PEFT, while training."""
+
     seed: int = 0
     """Seed of the split, the adapter's initial weights, the order of the rows and dropout."""
 
@@ -199,6 +228,12 @@ def check_settings(config: TrainingConfig) -> None:
     fewest = mining.range_min + max(mining.negatives, 1)
     _require(mining.range_max >= fewest, "mining.range-max", mining.range_max, f"{fewest} or more")
     _require(0 <= config.holdout < 1, "holdout", config.holdout, "a share from 0 to below 1")
+    _require(config.checkpoints.every >= 0, "checkpoints.every", config.checkpoints.every, "0 or more")
+    _require(config.checkpoints.keep >= 1, "checkpoints.keep", config.checkpoints.keep, "1 or more")
+    best = config.checkpoints.best and config.checkpoints.every == 0
+    _require(not best, "checkpoints.every", config.checkpoints.every, "1 or more, to find the best one")
+    named = config.adapter_name.isidentifier()
+    _require(named, "adapter-name", config.adapter_name, "a name of letters, digits and underscores")
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")
 
 

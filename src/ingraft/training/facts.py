@@ -49,13 +49,15 @@ class Mined:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The base model: parameters of all its modules, their bytes in memory, the dtype of most of them."""
+    """The base model: parameters of all its modules, their bytes in memory, the dtype of most of them, and the
+    fingerprint of its transformer's weights."""
 
     name: str
     architecture: str
     parameters: int
     nbytes: int
     dtype: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,22 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A stopped run goes on from a checkpoint."""
+
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The best checkpoint was loaded again and measured again."""
+
+    step: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Step:
     """Step `done` of `total` was taken; `loss` is the last that was logged, None before there is one."""
 
@@ -105,7 +123,8 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run. `before` and `after` are empty when nothing was held out; `seconds` are by stage."""
+    """A finished run. `before` and `after` are empty when nothing was held out, `general_…` when that was not wanted;
+    `seconds` are by stage."""
 
     output: Path
     data: DataFacts
@@ -116,6 +135,8 @@ class TrainingResult:
     losses: tuple[float, ...]
     before: Mapping[str, float]
     after: Mapping[str, float]
+    general_before: Mapping[str, float]
+    general_after: Mapping[str, float]
     adapter_bytes: int
     seconds: Mapping[str, float]
 
@@ -123,5 +144,7 @@ class TrainingResult:
         return dataclasses.asdict(self)
 
 
-Event: TypeAlias = DataFacts | Mining | Mined | ModelFacts | AdapterFacts | Evaluating | Evaluated | Step
+Event: TypeAlias = (
+    DataFacts | Mining | Mined | ModelFacts | AdapterFacts | Evaluating | Evaluated | Resumed | Restored | Step
+)
 Observer: TypeAlias = Callable[[Event], None]

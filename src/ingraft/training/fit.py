@@ -5,9 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.training.callbacks import before_saving, evaluator, report_steps
+from ingraft.training.checkpoints import Run, check_room, load_checkpoint, save_checkpoint
 from ingraft.training.config import TrainingConfig
 from ingraft.training.facts import Step
 from ingraft.training.losses import make_loss
@@ -17,6 +20,17 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _LOGGED_STEPS = 20
+# The same weights on the same machine: a rank may change where two similarities are equal but for rounding.
+_REPEATED = 1e-4
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint that measured best: its step, and what was measured."""
+
+    step: int
+    metric: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,12 @@ class Fit:
 
     steps: int
     losses: tuple[float, ...]
+    best: Best | None = None
+
+
+def step_count(datasets: Sequence[Dataset], config: TrainingConfig) -> int:
+    """Steps of a run (a few less where rows repeat texts)."""
+    return max(1, round(config.epochs * sum(-(-len(dataset.rows) // config.batch_size) for dataset in datasets)))
 
 
 def fit(
@@ -33,56 +53,122 @@ def fit(
     config: TrainingConfig,
     prompts: Mapping[str, Mapping[str, str]],
     on_step: Callable[[Step], None],
+    *,
+    run: Run | None = None,
+    measure: Callable[[], Mapping[str, float]] | None = None,
 ) -> Fit:
     """Train what is trainable in `model`, in place. `prompts` are by data set and role.
 
-    CheckFailed when the training diverges, UnusableInput when it does not fit into memory.
+    run      where checkpoints go, and the one to go on from
+    measure  what `model` is measured with at each checkpoint; in the end it is what it was at the best one
+    CheckFailed when the training diverges, UnusableInput when it does not fit into memory or on the disk.
     """
-    import torch
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from transformers import PrinterCallback
-
-    steps = max(1, round(config.epochs * sum(-(-len(dataset.rows) // config.batch_size) for dataset in datasets)))
-    rows = {dataset.name: _rows(dataset) for dataset in datasets}
-    losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
-    only = datasets[0].name if len(datasets) == 1 else None
     initial = {name: parameter.detach().clone() for name, parameter in _trainable(model).items()}
     with tempfile.TemporaryDirectory(prefix="ingraft-training-") as scratch:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            warmup_steps=0.1,  # a share of the steps
-            batch_sampler=_sampler(datasets),
-            prompts={name: dict(by_role) for name, by_role in prompts.items()} if only is None else dict(prompts[only]),
-            seed=config.seed,
-            save_strategy="no",
-            logging_strategy="steps",
-            logging_steps=max(1, steps // _LOGGED_STEPS),
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
-        )
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows if only is None else rows[only],
-            loss=losses if only is None else losses[only],
-            callbacks=[_callback(on_step)],
-        )
-        trainer.remove_callback(PrinterCallback)
+        folder = run.folder if run else Path(scratch)
+        trainer = _trainer(model, datasets, config, prompts, folder, checkpoints=run is not None, measure=measure)
+        trainer.add_callback(report_steps(on_step))
+        # Theirs know only an adapter called `default`, load the base again, and write a card with rows of the data.
+        trainer._save = lambda output_dir=None, state_dict=None: save_checkpoint(model, Path(output_dir or folder))
+        trainer._load_from_checkpoint = lambda path, *_: load_checkpoint(model, Path(path), config.adapter_name)
+        if run:
+            trainable = sum(parameter.numel() for parameter in _trainable(model).values())
+            check_room(folder, trainable)
+            trainer.add_callback(before_saving(lambda: check_room(folder, trainable)))
         try:
-            trainer.train()
+            trainer.train(resume_from_checkpoint=str(run.resume_from) if run and run.resume_from else None)
         except (RuntimeError, MemoryError) as error:
             if not _is_memory_short(error):
                 raise
             raise UnusableInput(
-                f"Not enough memory for batches of {config.batch_size} rows.", hint="Lower --batch-size."
+                f"Not enough memory for batches of {config.batch_size} rows.",
+                hint="Lower --batch-size, or embed less at a time with --mini-batch-size.",
             ) from None
-    _check_trained(model, initial, config)
+        _check_trained(model, initial, config)
+        best = _restore_best(model, trainer, config, measure) if measure else None
     course = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return Fit(trainer.state.global_step, course)
+    return Fit(trainer.state.global_step, course, best)
+
+
+def _trainer(
+    model: SentenceTransformer,
+    datasets: Sequence[Dataset],
+    config: TrainingConfig,
+    prompts: Mapping[str, Mapping[str, str]],
+    folder: Path,
+    *,
+    checkpoints: bool,
+    measure: Callable[[], Mapping[str, float]] | None,
+) -> Any:
+    import torch
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from transformers import PrinterCallback
+
+    rows = {dataset.name: _rows(dataset) for dataset in datasets}
+    losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
+    only = datasets[0].name if len(datasets) == 1 else None
+    every = config.checkpoints.every
+    when: dict[str, Any] = {"save_strategy": "no"}
+    if checkpoints:
+        when = {"save_strategy": "steps", "save_steps": every, "save_total_limit": config.checkpoints.keep}
+    if measure:
+        when |= {
+            "eval_strategy": "steps",
+            "eval_steps": every,
+            "metric_for_best_model": main_metric(measure()),
+            "greater_is_better": True,
+        }
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=0.1,  # a share of the steps
+        batch_sampler=_sampler(datasets),
+        prompts={name: dict(by_role) for name, by_role in prompts.items()} if only is None else dict(prompts[only]),
+        seed=config.seed,
+        logging_strategy="steps",
+        logging_steps=_logging_steps(step_count(datasets, config), every if checkpoints else None),
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        **when,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows if only is None else rows[only],
+        loss=losses if only is None else losses[only],
+        evaluator=evaluator(measure) if measure else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def main_metric(metrics: Mapping[str, float]) -> str:
+    """The first that is measured is what a model is chosen by."""
+    return next(iter(metrics))
+
+
+def _logging_steps(steps: int, every: int | None) -> int:
+    """Steps between two losses. A checkpoint falls on one: a resumed run then logs the means of the same stretches."""
+    wanted = max(1, steps // _LOGGED_STEPS)
+    return wanted if every is None else max(n for n in range(1, min(wanted, every) + 1) if every % n == 0)
+
+
+def _restore_best(
+    model: SentenceTransformer, trainer: Any, config: TrainingConfig, measure: Callable[[], Mapping[str, float]]
+) -> Best:
+    """Set `model` to its best checkpoint and measure it again: CheckFailed when that gives another figure."""
+    state, metric = trainer.state, trainer.args.metric_for_best_model
+    load_checkpoint(model, Path(state.best_model_checkpoint), config.adapter_name)
+    again = measure()[metric]
+    if abs(again - state.best_metric) > _REPEATED:
+        raise CheckFailed(
+            f"The best checkpoint, {state.best_model_checkpoint}, measured {metric} {state.best_metric:.6f} while "
+            f"training and {again:.6f} when it was loaded again."
+        )
+    return Best(state.best_global_step, metric, again)
 
 
 def _rows(dataset: Dataset) -> Any:
@@ -116,26 +202,6 @@ def sampler_by_columns(dataset: Any, **settings: Any) -> Any:
 
     kind = GroupByLabelBatchSampler if "text" in dataset.column_names else NoDuplicatesBatchSampler
     return kind(dataset, **settings)
-
-
-def _callback(on_step: Callable[[Step], None]) -> Any:
-    from transformers import TrainerCallback
-
-    class ReportSteps(TrainerCallback):  # type: ignore[misc,unused-ignore]
-        """Hands steps and the last logged loss to `on_step`."""
-
-        loss: float | None = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            on_step(Step(0, state.max_steps, None))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            on_step(Step(state.global_step, state.max_steps, self.loss))
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            self.loss = (logs or {}).get("loss", self.loss)
-
-    return ReportSteps()
 
 
 def _is_memory_short(error: Exception) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput
+from ingraft.fingerprint import fingerprint
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
 from ingraft.training.config import PromptSettings, TrainingConfig
@@ -64,7 +66,7 @@ def load_base(config: TrainingConfig, root: Path) -> SentenceTransformer:
     return model
 
 
-def model_facts(model: SentenceTransformer, name: str) -> ModelFacts:
+def model_facts(model: SentenceTransformer, name: str, root: Path) -> ModelFacts:
     from collections import Counter
 
     dtypes: Counter[str] = Counter()
@@ -78,6 +80,7 @@ def model_facts(model: SentenceTransformer, name: str) -> ModelFacts:
         parameters=sum(dtypes.values()),
         nbytes=nbytes,
         dtype=dtypes.most_common(1)[0][0],
+        fingerprint=fingerprint(open_checkpoint(read_layout(root).transformer_folder)),
     )
 
 
@@ -105,12 +108,12 @@ def add_adapter(
     check_modules(transformer, config.modules_to_save)
     settings = method.config(list(targets.names), list(targets.excluded), list(heads))
     try:
-        model.add_adapter(settings)
+        model.add_adapter(settings, config.adapter_name)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         layers = ", ".join(targets.names) or type(transformer).__name__
         raise UnusableInput(f"PEFT cannot adapt {layers} with {method.row.name}: {reason}") from None
-    cast_adapter_dtype(transformer, "default")
+    cast_adapter_dtype(transformer, config.adapter_name)
     settings.base_model_name_or_path = base[1]
     if method.takes_targets:
         settings.target_modules = sorted(settings.target_modules)  # a set by now, whose order differs from run to run

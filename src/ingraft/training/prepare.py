@@ -13,6 +13,7 @@ from ingraft.training.config import DatasetSettings, TrainingConfig
 from ingraft.training.data import TrainingData, read_training_data
 from ingraft.training.evaluation import Task, held_out_task, task_of_beir
 from ingraft.training.facts import DataFacts
+from ingraft.training.general import general_task
 from ingraft.training.losses import check_loss_rows, loss_name
 from ingraft.training.mining import check_minable
 from ingraft.training.near_duplicates import near_duplicates
@@ -31,10 +32,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data sets of a run, the first of them measured on `task`; facts in the same order."""
+    """The data sets of a run, the first of them measured on `task`; facts in the same order. `general` is what the
+    model should not forget."""
 
     datasets: tuple[Dataset, ...]
     task: Task | None
+    general: Task | None
     facts: tuple[DataFacts, ...]
 
 
@@ -51,6 +54,7 @@ def prepare(config: TrainingConfig, task: Task | None = None) -> Prepared:
     return Prepared(
         datasets=(main, *(dataset for dataset, _ in further)),
         task=task or _task(config, data, parts, found),
+        general=_general(config),
         facts=(facts, *(more for _, more in further)),
     )
 
@@ -120,6 +124,17 @@ def _task(config: TrainingConfig, data: TrainingData, parts: Split, test: Traini
         lines=(),
     )
     return held_out_task(both, range(len(data), len(both)), seed=config.seed)
+
+
+def _general(config: TrainingConfig) -> Task | None:
+    if config.general == "none":
+        return None
+    if config.general == "auto":
+        return general_task()
+    data = _read(config, config.general, {}, None, "test", None)
+    if data.kind != "scored pairs":
+        raise UnusableInput(f"--general {config.general} holds {data.kind}; expected pairs of texts with a score.")
+    return held_out_task(data, range(len(data)))
 
 
 def _near(rows: TrainingData, found: TrainingData | None) -> tuple[str, ...]:

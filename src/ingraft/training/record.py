@@ -5,40 +5,43 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ingraft.files import to_json
+from ingraft.fingerprint import RECORD_FILE
 from ingraft.manifest import versions
 from ingraft.training.config import TrainingConfig
 from ingraft.training.config_file import to_yaml
 from ingraft.training.keys import plain
 
 CONFIG_FILE = "ingraft_training.yaml"
-RECORD_FILE = "ingraft_training.json"
 SCHEMA = 1
 
 
 def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any], **figures: Any) -> None:
     """Write the resolved settings, which `ingraft train` takes again, and the record of the run into `folder`."""
-    (folder / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(to_yaml(replace(config, resume=False)), encoding="utf-8")
     record = {
         "schema": SCHEMA,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "git": git_revision(Path.cwd()),
         "seed": config.seed,
-        "files": {name: sha256(Path(name).expanduser()) for name in _local_data(config)},
+        "files": data_hashes(config),
         **plain(facts),
         **plain(figures),
     }
     (folder / RECORD_FILE).write_text(to_json(record), encoding="utf-8")
 
 
-def _local_data(config: TrainingConfig) -> list[str]:
-    names = [config.data, config.test, *(more.data for more in config.more_data)]
-    return [name for name in names if name is not None and Path(name).expanduser().exists()]
+def data_hashes(config: TrainingConfig) -> dict[str, str]:
+    """Name → hash of all local data that a run trains and measures on."""
+    names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
+    paths = {name: Path(name).expanduser() for name in names if name is not None}
+    return {name: sha256(path) for name, path in paths.items() if path.exists()}
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
 from ingraft.publish import check_output, published
+from ingraft.training.checkpoints import Run, clear_run, open_run
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.convert import initial_matrices
 from ingraft.training.evaluation import Metrics, Task, evaluate
-from ingraft.training.facts import Evaluated, Evaluating, Event, Mined, Mining, Observer, TrainingResult
-from ingraft.training.fit import fit
+from ingraft.training.facts import (
+    Evaluated,
+    Evaluating,
+    Event,
+    Mined,
+    Mining,
+    ModelFacts,
+    Observer,
+    Restored,
+    Resumed,
+    TrainingResult,
+)
+from ingraft.training.fit import fit, step_count
 from ingraft.training.methods import choose_method
 from ingraft.training.mining import mined
 from ingraft.training.model import (
@@ -29,59 +43,87 @@ from ingraft.training.model import (
 )
 from ingraft.training.prepare import Dataset, prepare
 from ingraft.training.quiet import import_libraries, quiet_libraries
-from ingraft.training.record import write_record
-from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, keep_card_private, save_adapter
+from ingraft.training.record import data_hashes, write_record
+from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
 def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer | None = None) -> TrainingResult:
-    """Train a LoRA adapter on the rows of a file and publish it at `config.output`, or leave nothing behind.
+    """Train an adapter on rows and publish it at `config.output`, or leave nothing there.
 
     `task` is measured before and after instead of held-out rows; set `config.holdout` to 0 with it, unless rows
-    are to be left out all the same. `observe` is told what is found out, stage by stage. Raises UnusableInput or
-    CheckFailed.
+    are to be left out all the same. `observe` is told what is found out, stage by stage. Checkpoints of a run that is
+    stopped stay beside the output. Raises UnusableInput or CheckFailed.
     """
-    observe = observe or _unobserved
-    seconds: dict[str, float] = {}
+    stages = Stages(observe or _unobserved)
     check_settings(config)
     root, base_name = base_directory(config)
     _check_output(config, root)
     prepared = prepare(config, task)
     for facts in prepared.facts:
-        observe(facts)
+        stages.tell(facts)
     datasets, task = prepared.datasets, prepared.task
+    if config.checkpoints.best and task is None:
+        raise UnusableInput("--checkpoints.best needs rows to measure on.", hint="Raise --holdout, or name --test.")
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
     with published(config.output, overwrite=config.overwrite) as folder:
-        with _timed(seconds, "import"):
+        with stages.timed("import"):
             import_libraries()
             method = choose_method(config)
         with quiet_libraries():
             from transformers import set_seed
 
-            with _timed(seconds, "load"):
+            with stages.timed("load"):
                 model = load_base(config, root)
-            base = model_facts(model, config.model)
-            observe(base)
-            before = _measure("base", model, task, observe, seconds)
+            base = model_facts(model, config.model, root)
+            stages.tell(base)
+            run = _open_run(config, datasets, base)
+            before = _measure("base", model, task, stages)
+            general_before = _measure("base, in general", model, prepared.general, stages)
             set_prompts(model, config.prompts)
             if config.mining.negatives:
-                datasets = (_mine(model, datasets[0], config, observe, seconds), *datasets[1:])
+                datasets = (_mine(model, datasets[0], config, stages), *datasets[1:])
             prompts = {dataset.name: prompts_for(model, dataset.rows) for dataset in datasets}
             set_seed(config.seed)
             adapter = add_adapter(model, method, config, (root, base_name), prompts[datasets[0].name])
-            initial = initial_matrices(transformer_of(model), "default") if method.converted else {}
-            observe(adapter)
+            initial = initial_matrices(transformer_of(model), config.adapter_name) if method.converted else {}
+            stages.tell(adapter)
+            if run and run.resume_from:
+                stages.tell(Resumed(run.resume_from))
             keep_card_private(model, base_name)
-            with _timed(seconds, "train"):
-                fitted = fit(model, datasets, config, prompts, observe)
-            after = _measure("adapted", model, task, observe, seconds)
-            with _timed(seconds, "save"):
+            with stages.timed("train"):
+                fitted = fit(
+                    model,
+                    datasets,
+                    config,
+                    prompts,
+                    stages.tell,
+                    run=run,
+                    measure=partial(evaluate, model, task) if config.checkpoints.best and task else None,
+                )
+            if fitted.best:
+                stages.tell(Restored(fitted.best.step, fitted.best.metric, fitted.best.value))
+            forget_figures(model)
+            after = _measure("adapted", model, task, stages)
+            general_after = _measure("adapted, in general", model, prepared.general, stages)
+            with stages.timed("save"):
                 save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
-        run = {"data": prepared.facts, "base": base, "adapter": adapter, "before": before, "after": after}
-        write_record(folder, config, run, steps=fitted.steps, losses=fitted.losses, seconds=seconds)
+        figures = {
+            "before": before,
+            "after": after,
+            "general_before": general_before,
+            "general_after": general_after,
+            "steps": fitted.steps,
+            "losses": fitted.losses,
+            "best": fitted.best,
+            "seconds": stages.seconds,
+        }
+        write_record(folder, config, {"data": prepared.facts, "base": base, "adapter": adapter}, **figures)
+    if run:
+        shutil.rmtree(run.folder, ignore_errors=True)
     return TrainingResult(
         output=config.output,
         data=prepared.facts[0],
@@ -92,9 +134,35 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         losses=fitted.losses,
         before=before,
         after=after,
+        general_before=general_before,
+        general_after=general_after,
         adapter_bytes=(config.output / ADAPTER_WEIGHTS).stat().st_size,
-        seconds=seconds,
+        seconds=stages.seconds,
     )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Whom to tell what is found out, and how long each stage took."""
+
+    tell: Observer
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - started, 2)
+
+
+def _open_run(config: TrainingConfig, datasets: Sequence[Dataset], base: ModelFacts) -> Run | None:
+    """Where checkpoints go, for a run that is long enough to have any."""
+    every = config.checkpoints.every
+    wanted = every and (step_count(datasets, config) > every or config.checkpoints.best)
+    if not wanted and not config.resume:
+        clear_run(config)
+        return None
+    return open_run(config, files=data_hashes(config), fingerprint=base.fingerprint)
 
 
 def _check_output(config: TrainingConfig, base: Path) -> None:
@@ -108,38 +176,27 @@ def _check_output(config: TrainingConfig, base: Path) -> None:
 
 
 def _local_inputs(config: TrainingConfig) -> list[Path]:
-    names = [config.data, config.test, *(more.data for more in config.more_data)]
+    names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
     paths = [Path(name).expanduser() for name in names if name is not None]
     return [path for path in paths if path.exists()]
 
 
-def _mine(
-    model: SentenceTransformer, dataset: Dataset, config: TrainingConfig, observe: Observer, seconds: dict[str, float]
-) -> Dataset:
-    observe(Mining())
-    with _timed(seconds, "mine"):
+def _mine(model: SentenceTransformer, dataset: Dataset, config: TrainingConfig, stages: Stages) -> Dataset:
+    stages.tell(Mining())
+    with stages.timed("mine"):
         rows = mined(model, dataset.rows, config.mining, seed=config.seed)
-    observe(Mined(len(rows), rows.notes[-1], seconds["mine"]))
+    stages.tell(Mined(len(rows), rows.notes[-1], stages.seconds["mine"]))
     return replace(dataset, rows=rows)
 
 
-def _measure(
-    which: str, model: SentenceTransformer, task: Task | None, observe: Observer, seconds: dict[str, float]
-) -> Metrics:
+def _measure(which: str, model: SentenceTransformer, task: Task | None, stages: Stages) -> Metrics:
     if task is None:
         return {}
-    observe(Evaluating(which))
-    with _timed(seconds, f"evaluate {which}"):
+    stages.tell(Evaluating(which))
+    with stages.timed(f"evaluate {which}"):
         metrics = evaluate(model, task)
-    observe(Evaluated(which, metrics, seconds[f"evaluate {which}"]))
+    stages.tell(Evaluated(which, metrics, stages.seconds[f"evaluate {which}"]))
     return metrics
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    seconds[stage] = round(time.monotonic() - started, 2)
 
 
 def _unobserved(event: Event) -> None:

@@ -39,6 +39,12 @@ def keep_card_private(model: SentenceTransformer, base_name: str) -> None:
         card.base_model = base_name
 
 
+def forget_figures(model: SentenceTransformer) -> None:
+    """Keep figures that were taken on the way out of the model card."""
+    model.model_card_data.eval_results_dict = {}
+    model.model_card_data.training_logs = []
+
+
 def save_adapter(
     model: SentenceTransformer,
     folder: Path,

@@ -129,3 +129,13 @@ def test_prompts_are_trained_with_and_saved(config: TrainingConfig) -> None:
     assert result.adapter.prompts == {"anchor": "left1 ", "positive": "right1 "}
     saved = json.loads((config.output / "config_sentence_transformers.json").read_text())["prompts"]
     assert saved == {"query": "left1 ", "document": "right1 "}
+
+
+def test_what_should_not_be_forgotten_can_be_named_or_left_out(config: TrainingConfig, tmp_path: Path) -> None:
+    scores = csv(tmp_path / "s.csv", "sentence1,sentence2,score", "left1,right1,1", "left2,left3,0", "left4,right4,0.9")
+    result = train(dataclasses.replace(config, max_pairs=64, general=scores))
+    assert set(result.general_after) == {"Spearman"}
+    assert scores in json.loads((config.output / "ingraft_training.json").read_text())["files"]
+    assert prepare(dataclasses.replace(config, general="none")).general is None
+    with pytest.raises(UnusableInput, match=r"holds pairs; expected pairs of texts with a score"):
+        prepare(dataclasses.replace(config, general=config.data))

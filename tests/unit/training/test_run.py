@@ -45,7 +45,9 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     assert result.after["nDCG@10"] > result.before["nDCG@10"] + 0.1
     assert result.losses[-2] < result.losses[0]
     order = [type(event) for event in events if not isinstance(event, Step)]
-    assert order == [DataFacts, ModelFacts, Evaluating, Evaluated, AdapterFacts, Evaluating, Evaluated]
+    measured = [Evaluating, Evaluated, Evaluating, Evaluated]  # on the task and in general
+    assert order == [DataFacts, ModelFacts, *measured, AdapterFacts, *measured]
+    assert set(result.general_before) == set(result.general_after) == {"Spearman"}
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps] == list(range(result.steps + 1))
     assert {step.total for step in steps} == {result.steps}
@@ -168,7 +170,7 @@ def nothing_left(folder: Path, *expected: str) -> bool:
 def test_a_run_that_ends_early_leaves_nothing(
     config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any
 ) -> None:
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **settings: Any) -> None:
         raise failure
 
     monkeypatch.setattr(run, "fit", fail)

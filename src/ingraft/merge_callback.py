@@ -1,0 +1,31 @@
+"""A merge at the end of somebody's own training script, as a callback of the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ingraft.pipeline import MergeResult
+from ingraft.trained import merge_trained
+
+
+class MergeCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    """When a Sentence Transformers trainer is done: keep the adapter, merge it, prove the merged model.
+
+    trainer = SentenceTransformerTrainer(model=model, …, callbacks=[ingraft.MergeCallback("merged/")])
+
+    The arguments are those of `merge_trained`. A model that the trainer has set back to its best checkpoint is merged
+    as that. One process merges, whatever their number. `result` is None until then. An error (UnusableInput,
+    CheckFailed) ends `trainer.train()`; the trained model is still in memory.
+    """
+
+    def __init__(self, output: str | Path, **options: Any) -> None:
+        self.output = Path(output)
+        self.options = options
+        self.result: MergeResult | None = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.result = merge_trained(model, self.output, **self.options)
