@@ -16,6 +16,7 @@ import typer
 from ingraft import __version__
 from ingraft.cli.demo import demo
 from ingraft.cli.diff import diff
+from ingraft.cli.doctor import doctor
 from ingraft.cli.export import export
 from ingraft.cli.init import init
 from ingraft.cli.inspect import inspect
@@ -33,6 +34,7 @@ VERBS: tuple[Callable[..., Any], ...] = (
     merge,
     verify,
     diff,
+    doctor,
     export,
     demo,
     methods,

@@ -7,6 +7,15 @@ a name that they do not know.
 """
 
 from ingraft.portable.files import ModelFiles
+from ingraft.portable.modules import NEW_TYPES, POOLING_FLAGS, module_config, pooling_modes
 from ingraft.portable.rewrite import portable_files, with_portable
 
-__all__ = ["ModelFiles", "portable_files", "with_portable"]
+__all__ = [
+    "NEW_TYPES",
+    "POOLING_FLAGS",
+    "ModelFiles",
+    "module_config",
+    "pooling_modes",
+    "portable_files",
+    "with_portable",
+]

@@ -53,6 +53,7 @@ _OLD_TYPES: Mapping[str, str] = {
         )
     },
 }
+NEW_TYPES = frozenset(_OLD_TYPES)
 _NEW_TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 # Modules whose width has been called `word_embedding_dimension` and still may be.
 _RENAMED: Mapping[str, tuple[str, str]] = {
