@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from ingraft.errors import CheckFailed, IngraftError, UnusableInput
     from ingraft.inspection import inspect
     from ingraft.merge_callback import MergeCallback
-    from ingraft.pipeline import MergeResult, merge, verify
+    from ingraft.pipeline import MergeResult, merge
     from ingraft.plan import plan_merge
+    from ingraft.proof import verify
     from ingraft.steps import MergePlan
     from ingraft.trained import merge_trained
     from ingraft.verification.report import Check, VerificationReport
@@ -55,7 +56,7 @@ _HOME = {
     "merge": "pipeline",
     "merge_trained": "trained",
     "plan_merge": "plan",
-    "verify": "pipeline",
+    "verify": "proof",
 }
 
 

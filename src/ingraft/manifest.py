@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.files import to_json
+from ingraft.output_files import MANIFEST
 from ingraft.steps import MergePlan, MergeStep, Source
 from ingraft.verification.report import VerificationReport
 
-FILE = "ingraft.json"
+FILE = MANIFEST
 SCHEMA = 1
 _LIBRARIES = ("ingraft", "torch", "safetensors", "peft", "transformers", "sentence-transformers", "bitsandbytes")
 

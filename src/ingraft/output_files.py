@@ -36,6 +36,11 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
 }  # fmt: skip
 
 
+MANIFEST = "ingraft.json"
+# What a merge says about its output: never taken over from a base that was merged itself.
+OWN_FILES = {MANIFEST}
+
+
 @dataclass(frozen=True)
 class CarriedFile:
     """A file that is copied as it is: from `source` to `path` below the output."""
@@ -114,7 +119,7 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
 
 
 def _place_of_base_file(path: PurePosixPath, base: Layout, layout: Layout, adapted: Mapping[str, str]) -> str | None:
-    if _is_adapter_file(path) or _is_trainer_file(path) or path.name == "ingraft.json":
+    if _is_adapter_file(path) or _is_trainer_file(path) or path.name in OWN_FILES:
         return None
     module = _module_of(path, base)
     if module and module not in adapted:

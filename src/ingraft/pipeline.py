@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import sys
 import time
@@ -13,20 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
-from ingraft.checkpoint import open_checkpoint, read_header
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.hub import local_directory
-from ingraft.layout import read_layout
-from ingraft.plan import FILE_LAYOUTS, DType, FileLayout, plan_merge
+from ingraft.plan import DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, flushing, published
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
 
 if TYPE_CHECKING:
     from ingraft.execute import StepFigures
-
-
-_DTYPE_OPTIONS: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class Progress(Protocol):
@@ -118,7 +111,7 @@ def run_plan(
 
         started = time.monotonic()
         workers = workers or default_workers()
-        with published(output, overwrite=overwrite) as folder, _weights_of_base(plan, workers, shown):
+        with published(output, overwrite=overwrite) as folder, weights_of_base(plan, workers, shown):
             shown.begin("merge", sum(step.nbytes for step in plan.steps()))
             done = execute(plan, folder, workers=workers, progress=shown.advance)
             shown.end()
@@ -146,71 +139,21 @@ def _proven(
     report = VerificationReport(checks, effect_figures(figures))
     if embeddings and report.passed:
         shown.begin("embeddings", 0)
-        report = _with_embeddings(report, plan, folder)
+        report = with_embeddings(report, plan, folder)
         shown.end()
     if not report.passed:
         raise CheckFailed(_failure(report), hint="Nothing was published. Please report this as a bug of ingraft.")
     return report
 
 
-def verify(
-    merged: str | Path,
-    adapter: str | Path,
-    *,
-    base: str | Path | None = None,
-    base_precision: BasePrecision | None = None,
-    texts: Sequence[str] | None = None,
-    trust_remote_code: bool = False,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    on_plan: Callable[[MergePlan], None] | None = None,
-) -> VerificationReport:
-    """Prove from disk that `merged` equals base + `adapter`: the weights again, and embeddings through PEFT itself.
-
-    `texts` are embedded by both models (default: a set that the package carries). Raises UnusableInput when the
-    inputs cannot be compared; a failed check is in the report, not an exception.
-    """
-    from ingraft.execute import default_workers
-    from ingraft.verification.files import verify_files
-    from ingraft.verification.weights import verify_weights
-
-    folder = local_directory(merged, role="merged model")
-    plan_for = functools.partial(
-        plan_merge,
-        adapter,
-        base,
-        base_precision=base_precision,
-        other_base=True,  # what was merged is proven, whatever the adapter was trained on
-        trust_remote_code=trust_remote_code,
-    )
-    stored = stored_dtype(folder)
-    plan = plan_for()
-    dtype: DType = "auto" if _has_dtypes(plan, folder) else stored
-    plan = _nearest_layout(lambda layout: plan_for(dtype=dtype, layout=layout), folder)
-    if on_plan:
-        on_plan(plan)
-    shown = progress or Silent()
-    workers = workers or default_workers()
-    with _weights_of_base(plan, workers, shown):
-        shown.begin("weights", sum(step.nbytes for step in plan.steps()))
-        checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
-        shown.end()
-        checks = (*checks, *verify_files(plan, folder))
-        report = VerificationReport(checks)
-        if checks[0].passed:  # a model of another structure cannot be loaded to be compared
-            shown.begin("embeddings", 0)
-            report = _with_embeddings(report, plan, folder, adapter, texts)
-            shown.end()
-    return report
-
-
-def _with_embeddings(
+def with_embeddings(
     report: VerificationReport,
     plan: MergePlan,
     folder: Path,
     adapter: str | Path | None = None,
     texts: Sequence[str] | None = None,
 ) -> VerificationReport:
+    """`report` and what base, base + adapter and the model in `folder` answer to `texts` (default: ours)."""
     from ingraft.verification.embeddings import embedding_parity
 
     parity = embedding_parity(
@@ -245,7 +188,7 @@ def _first_import() -> Iterator[None]:
 
 
 @contextmanager
-def _weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[None]:
+def weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[None]:
     """A dequantised base has weights within the block; any other one has them anyway."""
     if plan.dequantised is None:
         yield
@@ -254,34 +197,6 @@ def _weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator
     with dequantised_weights(plan.dequantised, workers=workers, progress=shown.advance):
         shown.end()
         yield
-
-
-def stored_dtype(folder: Path) -> DType:
-    """The dtype that the merged weights in `folder` have, as `--dtype` names it."""
-    layout = read_layout(folder)
-    stored = open_checkpoint(layout.transformer_folder).dtype
-    return _DTYPE_OPTIONS.get(stored, "auto")
-
-
-def _has_dtypes(plan: MergePlan, folder: Path) -> bool:
-    """Are the tensors in `folder` of the dtypes that `plan` gives them, each the base's own?"""
-    planned = {(shard.file, step.tensor): step.dtype for shard in plan.shards for step in shard.steps}
-    files = [shard.file for shard in plan.shards if (folder / shard.file).is_file()]
-    found = {(file, info.name): info.dtype for file in files for info in read_header(folder / file).tensors}
-    return all(planned.get(place, dtype) == dtype for place, dtype in found.items())
-
-
-def _nearest_layout(plan_for: Callable[[FileLayout], MergePlan], folder: Path) -> MergePlan:
-    """The plan whose small files are those in `folder`, or most of them: the directory does not say its layout."""
-    from ingraft.verification.files import differing_files
-
-    plans: list[tuple[int, MergePlan]] = []
-    for layout in FILE_LAYOUTS:
-        plan = plan_for(layout)
-        plans.append((len(differing_files(plan, folder)), plan))
-        if not plans[-1][0]:
-            break
-    return min(plans, key=lambda found: found[0])[1]
 
 
 def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:

@@ -44,8 +44,9 @@ from helpers.models import (
 from ingraft.base_precision import dequantised_weights
 from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
-from ingraft.pipeline import merge, verify
+from ingraft.pipeline import merge
 from ingraft.plan import plan_merge
+from ingraft.proof import verify
 from ingraft.verification.weights import verify_weights
 
 SETTINGS: dict[str, dict[str, Any]] = {

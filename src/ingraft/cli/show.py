@@ -183,8 +183,7 @@ def checks(report: VerificationReport) -> None:
         table.add_column(title, overflow="fold")
     for check in report.checks:
         mark = Text("ok", "green") if check.passed else Text("FAILED", "bold red")
-        where = f" ({check.where})" if check.where and not check.passed else ""
-        table.add_row(mark, check.name, _number(check.value), _number(check.limit), check.meaning + where)
+        table.add_row(mark, check.name, _number(check.value), _number(check.limit), check.meaning)
     Console(highlight=False).print(table)
 
 
@@ -194,10 +193,11 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def verdict(report: VerificationReport) -> None:
-    """The last line of a verification."""
+def verdict(report: VerificationReport, word: str = "proven") -> None:
+    """The last lines of a verification: `word`, or what failed and where, a line each, so that logs can be searched."""
     if report.passed:
-        line("proven", f"{plural(len(report.checks), 'check')} passed", style="bold green")
-    else:
-        names = ", ".join(check.name for check in report.failed)
-        line("FAILED", f"{len(report.failed)} of {plural(len(report.checks), 'check')}: {names}", style="bold red")
+        line(word, f"{plural(len(report.checks), 'check')} passed", style="bold green")
+        return
+    for check in report.failed:
+        line("FAILED", f"{check.name}: {check.where}" if check.where else check.name, style="bold red")
+    line("", f"{len(report.failed)} of {plural(len(report.checks), 'check')} failed")

@@ -1,7 +1,8 @@
-"""`ingraft verify`: the proof again, from disk and through PEFT itself."""
+"""`ingraft verify`: the proof from disk, through PEFT itself; or the files against their manifest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 def verify(
     merged: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
     adapter: Annotated[
-        str, typer.Option(help="The adapter that was merged: a directory or a Hub id.", show_default=False)
-    ],
+        str | None,
+        typer.Option(
+            help="The adapter that was merged: a directory or a Hub id. Without it, files are compared with the "
+            "sha256 in ingraft.json alone.",
+            show_default=False,
+        ),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Base model. Default: what the adapter names.")] = None,
     base_precision: Annotated[
         Literal["original", "dequantized"] | None,
@@ -29,6 +35,9 @@ def verify(
     texts: Annotated[
         Path | None, typer.Option(help="Texts to embed with both models, one a line. Default: a set of ours.")
     ] = None,
+    no_embeddings: Annotated[
+        bool, typer.Option("--no-embeddings", help="Run no model: check weights and files alone.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
     ] = False,
@@ -37,11 +46,15 @@ def verify(
     ] = None,
     format: Annotated[Format, typer.Option(help="How to print the checks.")] = "human",
 ) -> None:
-    """Prove that MERGED equals its base plus the adapter. Exit code 1 when a check fails."""
+    """Prove that MERGED equals its base plus the adapter. Exit code 1 when a check fails.
+
+    Without --adapter: that MERGED is, file by file, what was published.
+    """
     from ingraft.cli import show
-    from ingraft.pipeline import verify as run
+    from ingraft.proof import verify as run
     from ingraft.verification.texts import read_texts
 
+    _check_options(adapter, no_embeddings, {"--base": base, "--texts": texts, "--report": report})
     if report is not None:
         from ingraft.report import check_report
 
@@ -55,6 +68,7 @@ def verify(
             base=base,
             base_precision=base_precision,
             texts=chosen,
+            embeddings=not no_embeddings,
             trust_remote_code=trust_remote_code,
             progress=progress,
             on_plan=plans.append,
@@ -68,8 +82,21 @@ def verify(
         show.json(found.to_dict())
     else:
         show.checks(found)
-        show.verdict(found)
+        show.verdict(found, "proven" if adapter is not None else "intact")
         if report is not None:
             show.line("report", str(report))
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _check_options(adapter: str | None, no_embeddings: bool, others: Mapping[str, object]) -> None:
+    """Raise UnusableInput for options that would have no effect."""
+    from ingraft.errors import UnusableInput
+
+    given = [name for name, value in others.items() if value is not None]
+    if adapter is None and given:
+        raise UnusableInput(
+            f"{given[0]} belongs to the proof of the model, which needs the adapter.", hint="Pass it with --adapter."
+        )
+    if no_embeddings and "--texts" in given:
+        raise UnusableInput("--texts are what --no-embeddings leaves out.", hint="Leave out one of them.")

@@ -76,7 +76,8 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
     check_output(config.output, overwrite=config.overwrite)
     share_cores()
     from ingraft.adapted import load_adapted
-    from ingraft.pipeline import merge, verify
+    from ingraft.pipeline import merge
+    from ingraft.proof import verify
 
     data = diagnosis_data(catalogue(), pairs=config.pairs, seed=config.seed)
     observe(data)

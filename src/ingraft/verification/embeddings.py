@@ -73,7 +73,9 @@ class EmbeddingParity:
     answers: Answers | None = field(default=None, repr=False, compare=False)
 
     def figures(self) -> dict[str, Any]:
-        """The numbers in JSON types."""
+        """The numbers in JSON types; none where the outputs could not be compared."""
+        if self.answers is None:
+            return {}
         return {
             "embeddings": {
                 "model_class": self.model_class,
@@ -101,8 +103,8 @@ def embedding_parity(
 ) -> EmbeddingParity:
     """Compare the model in `merged` with `base` + `adapter`, run through PEFT, on `texts` (default: a set of ours).
 
-    All numbers are computed in float32, whatever they are stored in. Raises UnusableInput when one of the models
-    cannot be run; that they differ is in the checks.
+    All numbers are computed in float32, whatever they are stored in. Raises UnusableInput when base or adapter cannot
+    be run; that the merged model cannot, or that it differs, is in the checks.
     """
     chosen = list(texts or TEXTS)
     with open_unadapted(adapter, base, trust_remote_code=trust_remote_code, dtype="float32") as unadapted, quiet():
@@ -112,11 +114,15 @@ def embedding_parity(
         adapted = _encode(model, model_class, chosen)
     del model, unadapted
     gc.collect()  # the merged model needs the room
-    stored = _stored(merged)
     touched = {folder: change.touched for folder, change in changes.items()}
-    plain = encode_without_peft(
-        merged, chosen, touched=touched, unit=_unit(stored), trust_remote_code=trust_remote_code
-    )
+    try:
+        stored = _stored(merged)
+        plain = encode_without_peft(
+            merged, chosen, touched=touched, unit=_unit(stored), trust_remote_code=trust_remote_code
+        )
+    except UnusableInput as error:
+        meaning = "the merged model loads and answers where peft cannot be imported"
+        return _unlike(model_class, "", len(chosen), Check("embeddings", False, meaning, where=error.message))
     return compare(before, adapted, plain, chosen, model_class=model_class, stored=stored)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,17 @@ class VerificationReport:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
+        """In JSON types. JSON has no infinity: null stands for whatever is not a finite number."""
         return {
             "passed": self.passed,
-            "checks": [dataclasses.asdict(check) for check in self.checks],
-            "figures": dict(self.figures),
+            "checks": [_finite(dataclasses.asdict(check)) for check in self.checks],
+            "figures": _finite(self.figures),
         }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,12 +20,14 @@ from ingraft.checkpoint import TensorInfo, read_header
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.errors import UnusableInput
 from ingraft.steps import MergePlan, MergeStep, OutputShard
+from ingraft.verification.files import no_adapter_left
 from ingraft.verification.probe import ProbeResult, probe_step
 from ingraft.verification.read import CHUNK_ELEMENTS, load, load_part
 from ingraft.verification.report import Check
 from ingraft.verification.truth import Truth, open_truth
 
 Progress = Callable[[int], None]
+_MOST_NAMED = 3
 _NO_PROBES: tuple[ProbeResult, ...] = ()
 
 
@@ -49,7 +51,7 @@ def verify_weights(
             results = [job.result() for job in jobs]
     finally:
         torch.set_num_threads(threads)
-    return (structure, *_checks(plan, results), _leftovers(folder))
+    return (structure, *_checks(plan, results), no_adapter_left(folder))
 
 
 def _written(shard: OutputShard, folder: Path) -> Iterator[tuple[MergeStep, TensorInfo]]:
@@ -84,13 +86,16 @@ def _structure(plan: MergePlan, folder: Path) -> Check:
 
 def _shard_fault(shard: OutputShard, folder: Path) -> str:
     try:
-        found = {info.name: (info.dtype, info.shape) for info in read_header(folder / shard.file).tensors}
+        header = read_header(folder / shard.file)
     except UnusableInput as error:
         return error.message
+    found = {info.name: (info.dtype, info.shape) for info in header.tensors}
     wanted = {step.tensor: (step.dtype, step.shape) for step in shard.steps}
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
             return f"{name} in {shard.file} is {found.get(name)}, planned {wanted.get(name)}"
+    if dict(header.metadata) != dict(shard.metadata):
+        return f"the metadata of {shard.file} are {dict(header.metadata)}, planned {dict(shard.metadata)}"
     return ""
 
 
@@ -135,6 +140,7 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
     differing = [result.difference for result in untouched if result.difference]
     probes = [probe for result in results for probe in result.probes]
     worst = max(probes, key=lambda probe: probe.ratio, default=None)
+    beyond = [probe.where for probe in sorted(probes, key=lambda probe: -probe.ratio) if not probe.passed]
     used = {(info.file, info.name) for edit in plan.edits() for info in edit.inputs.values()}
     given = {(path, info.name) for path in plan.adapter.weights for info in read_tensors(path)}
     return [
@@ -152,7 +158,7 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
             "tensors that the adapter does not touch are the base's, bit for bit",
             len(untouched) - len(differing),
             len(untouched),
-            differing[0] if differing else "",
+            _named(differing),
         ),
         Check(
             "probes",
@@ -160,21 +166,10 @@ def _checks(plan: MergePlan, results: Sequence[_StepResult]) -> list[Check]:
             "W′·x of every edited tensor against the adapted layer's forward, as a share of what rounding allows",
             worst.ratio if worst else 0.0,
             1.0,
-            worst.where if worst else "",
+            _named(beyond) if beyond else worst.where if worst else "",
         ),
     ]
 
 
-def _leftovers(folder: Path) -> Check:
-    """An adapter beside merged weights would be applied a second time when the model is loaded."""
-    left = [
-        path.relative_to(folder)
-        for path in folder.rglob("adapter_*")
-        if path.name.startswith(("adapter_config", "adapter_model"))
-    ]
-    return Check(
-        "no adapter left",
-        not left,
-        "no adapter file lies beside the merged weights",
-        where=str(left[0]) if left else "",
-    )
+def _named(faults: Sequence[str]) -> str:
+    return ", ".join(faults[:_MOST_NAMED]) + (f" and {len(faults) - _MOST_NAMED} more" if faults[_MOST_NAMED:] else "")

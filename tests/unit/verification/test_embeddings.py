@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.models import copy_of, lora_config, new_folder, quiet, sentence_adapter, sentence_base, train_a_little
-from ingraft.errors import UnusableInput
 from ingraft.verification.embeddings import EmbeddingParity, compare, compare_with_live, embedding_parity
 from ingraft.verification.encoding import Outputs
 from ingraft.verification.plain_process import PlainOutputs
@@ -168,9 +168,12 @@ def test_a_real_merge_in_half_precision() -> None:
 def test_a_merged_model_that_needs_peft_cannot_be_run() -> None:
     base, adapter = pair()
 
-    with pytest.raises(UnusableInput, match=r"cannot be run without peft: .*peft") as caught:
-        embedding_parity(_with_adapter(base, adapter), adapter, base, texts=["fever"])
-    assert "Traceback" not in caught.value.message
+    parity = embedding_parity(_with_adapter(base, adapter), adapter, base, texts=["fever"])
+
+    assert failed(parity) == ["embeddings"]
+    assert re.search(r"cannot be run without peft: .*peft", parity.checks[0].where)
+    assert "Traceback" not in parity.checks[0].where
+    assert parity.figures() == {}
 
 
 def _with_adapter(base: Path, adapter: Path) -> Path:

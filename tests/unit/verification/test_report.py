@@ -27,3 +27,13 @@ def test_report() -> None:
     }  # fmt: skip
     assert written["figures"] == {"kept_of_delta": 0.9}
     assert VerificationReport((GOOD,)).passed
+
+
+def test_json_has_no_infinity() -> None:
+    broken = Check("probes", False, "W′·x", float("inf"), 1.0)
+    report = VerificationReport((broken,), {"embeddings": {"by_text": (0.5, float("nan")), "texts": 2}})
+
+    written = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+
+    assert written["checks"][0]["value"] is None
+    assert written["figures"]["embeddings"] == {"by_text": [0.5, None], "texts": 2}
