@@ -17,6 +17,7 @@ from ingraft import __version__
 from ingraft.cli.demo import demo
 from ingraft.cli.diff import diff
 from ingraft.cli.doctor import doctor
+from ingraft.cli.embed import embed
 from ingraft.cli.export import export
 from ingraft.cli.init import init
 from ingraft.cli.inspect import inspect
@@ -36,6 +37,7 @@ VERBS: tuple[Callable[..., Any], ...] = (
     diff,
     doctor,
     export,
+    embed,
     demo,
     methods,
 )

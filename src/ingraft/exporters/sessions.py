@@ -51,9 +51,8 @@ def onnx_session(graph: Path, *, threads: int) -> Session:
     return Session(tuple(value.name for value in loaded.get_inputs()), outputs, run)
 
 
-@contextmanager
-def answering(live: Any, session: Session) -> Iterator[None]:
-    """While the block runs, `live` computes with `session`: its tokenizer, prompts and other modules stay its own."""
+def use_session(live: Any, session: Session) -> None:
+    """Let `live` compute with `session` from now on: its tokenizer, prompts and other modules stay its own."""
     import torch
 
     transformer, *others = list(live)
@@ -72,10 +71,16 @@ def answering(live: Any, session: Session) -> Iterator[None]:
     transformer.forward = forward
     for module in others if session.pooled else ():
         module.forward = unchanged
+
+
+@contextmanager
+def answering(live: Any, session: Session) -> Iterator[None]:
+    """`live` computes with `session` while the block runs."""
+    use_session(live, session)
     try:
         yield
     finally:
-        for module in (transformer, *others):
+        for module in live:
             module.__dict__.pop("forward", None)
 
 
