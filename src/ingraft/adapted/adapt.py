@@ -144,7 +144,7 @@ def _state(keys: AdapterKeys, names: LiveNames) -> dict[str, str]:
 def _check_all_used(adapter: Adapter, keys: AdapterKeys, names: LiveNames, state: Mapping[str, str]) -> None:
     """Total accounting: every key of the file goes in by PEFT, by way of a displaced module, or is a head's."""
     elsewhere = {*names.displaced, *names.absent}
-    used = set(state.values())
+    used = {*state.values(), *keys.repeats}
     for owners in (keys.tuned, keys.tokens):
         used |= {
             key for module, tensors in owners.items() if unwrapped(module) in elsewhere for key in tensors.values()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ingraft.adapter import Adapter
-from ingraft.adapter.grouping import runtime_name
+from ingraft.adapter.grouping import runtime_name, same_bytes
 from ingraft.errors import UnusableInput
 
 _TOKENS = "token_adapter"
@@ -33,12 +33,15 @@ class AdapterKeys:
     tokens  embedding with retrained rows → tensor below it → key
     shared  name below `base_model.` of a tensor that modules share → key
     saved   parameter → where it stands whole
+    repeats keys that say nothing new: with bias="all" PEFT writes the biases of modules_to_save up to three times,
+            trained, again, and as they were before
     """
 
     tuned: Mapping[str, Mapping[str, str]]
     tokens: Mapping[str, Mapping[str, str]]
     shared: Mapping[str, str]
     saved: Mapping[str, SavedKey]
+    repeats: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -60,6 +63,7 @@ def split_keys(adapter: Adapter) -> AdapterKeys:
     tokens: dict[str, dict[str, str]] = {}
     shared: dict[str, str] = {}
     saved: dict[str, SavedKey] = {}
+    repeats: list[str] = []
     for key in adapter.tensors:
         if not key.startswith("base_model."):
             raise UnusableInput(f"{adapter.weights}: {key} does not begin with base_model., as PEFT's tensors do.")
@@ -71,14 +75,23 @@ def split_keys(adapter: Adapter) -> AdapterKeys:
         at = next((i for i, part in enumerate(parts) if i and part.startswith((mark, _TOKENS))), None)
         if at is None:
             if "original_module" in parts:
-                continue  # the base's own value, which PEFT saves beside the trained one
-            parameter = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", ".".join(parts))
-            wrapped = ".base_layer." in parameter
-            saved[parameter.replace(".base_layer.", ".")] = SavedKey(key, wrapped)
+                repeats.append(key)
+                continue
+            name = re.sub(r"\.modules_to_save(\.default)?(?=\.)", "", ".".join(parts))
+            parameter = name.replace(".base_layer.", ".")
+            first = saved.setdefault(parameter, SavedKey(key, ".base_layer." in name))
+            if first.key != key:
+                _check_same(adapter, first.key, key)
+                repeats.append(key)
             continue
         owners = tokens if parts[at] == _TOKENS else tuned
         owners.setdefault(".".join(parts[:at]), {})[_without_adapter_name(".".join(parts[at:]))] = key
-    return AdapterKeys(tuned, tokens, shared, saved)
+    return AdapterKeys(tuned, tokens, shared, saved, tuple(repeats))
+
+
+def _check_same(adapter: Adapter, first: str, other: str) -> None:
+    if not same_bytes(adapter.tensors[first], adapter.tensors[other]):
+        raise UnusableInput(f"{adapter.weights}: {first} and {other} are the same tensor with different numbers.")
 
 
 def _mark(adapter: Adapter) -> str:

@@ -143,13 +143,14 @@ def _saved(adapter: Adapter, parameter: str, keys: list[str]) -> SavedParameter:
         )
     first, *others = trained
     for other in others:
-        if not _same_bytes(adapter.tensors[first], adapter.tensors[other]):
+        if not same_bytes(adapter.tensors[first], adapter.tensors[other]):
             raise UnusableInput(f"{adapter.weights}: {first} and {other} are the same tensor with different numbers.")
     copies = tuple(adapter.tensors[key] for key in keys if key != first)
     return SavedParameter(parameter, first, adapter.tensors[first], copies)
 
 
-def _same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+def same_bytes(one: TensorInfo, other: TensorInfo) -> bool:
+    """Do two stored tensors have the same dtype, shape and bytes?"""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with one.file.open("rb") as first, other.file.open("rb") as second:

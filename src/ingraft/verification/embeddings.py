@@ -1,7 +1,7 @@
 """Does the merged model answer what base + adapter answer? Both are run; the merged one where peft cannot be imported.
 
-What may differ is measured, not guessed: the merged model is run again with its adapted weights shaken by as much as
-rounding to the stored dtype may have moved them. Three questions are asked of all outputs together:
+What may differ is measured, not guessed: the merged model is run again with the weights that were rounded shaken by as
+much as rounding to the stored dtype may have moved them. Three questions are asked of all outputs together:
 
     ‖merged − adapted‖ ≤ 6 × what shaking does        the answers are the same up to rounding
     1 − ⟨merged − base, e⟩/⟨e, e⟩ is near zero         the adapter's effect e = adapted − base is there once, not half
@@ -14,7 +14,7 @@ import copy
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from ingraft.errors import UnusableInput
 from ingraft.layout import read_layout
 from ingraft.verification.answers import Answers
 from ingraft.verification.encoding import Outputs, outputs
+from ingraft.verification.layers import answers_of, compare_layers, roundings_of
 from ingraft.verification.plain_process import PlainOutputs, encode_without_peft
 from ingraft.verification.report import Check
 from ingraft.verification.texts import TEXTS
@@ -112,18 +113,33 @@ def embedding_parity(
         before = _encode(model, model_class, chosen)
         changes = unadapted.adapt()
         adapted = _encode(model, model_class, chosen)
+        layers = {
+            folder: answers_of(part.transformer, changes[folder].touched)
+            for folder, part in zip(unadapted.folders, unadapted.parts, strict=True)
+        }
+        base_dtypes = [part.base.checkpoint.dtype for part in unadapted.parts]
+        roundings = [roundings_of(part.adapter.config) for part in unadapted.parts]
     del model, unadapted
     gc.collect()  # the merged model needs the room
     touched = {folder: change.touched for folder, change in changes.items()}
     try:
         stored = _stored(merged)
         plain = encode_without_peft(
-            merged, chosen, touched=touched, unit=_unit(stored), trust_remote_code=trust_remote_code
+            merged,
+            chosen,
+            touched=touched,
+            unit=_unit(stored),
+            everywhere=any(dtype != stored for dtype in base_dtypes),
+            trust_remote_code=trust_remote_code,
         )
     except UnusableInput as error:
         meaning = "the merged model loads and answers where peft cannot be imported"
         return _unlike(model_class, "", len(chosen), Check("embeddings", False, meaning, where=error.message))
-    return compare(before, adapted, plain, chosen, model_class=model_class, stored=stored)
+    parity = compare(before, adapted, plain, chosen, model_class=model_class, stored=stored)
+    if not any(layers.values()) or not all(roundings):
+        return parity
+    by_layer = compare_layers(layers, plain.layers, unit=_coarsest(merged), roundings=max(roundings))
+    return replace(parity, checks=(by_layer, *parity.checks))
 
 
 def compare_with_live(
@@ -167,9 +183,9 @@ def compare(
         Check(
             "embeddings",
             bool(difference <= floor),
-            "‖merged − unmerged‖ / ‖unmerged‖ of all outputs; allowed is what rounding to the stored dtype explains",
-            difference / size,
-            floor / size,
+            "‖merged − unmerged‖ / ‖unmerged − base‖ of all outputs; allowed is what rounding to the dtype explains",
+            difference / (moved or size),
+            floor / (moved or size),
             f"worst for {worst[:60]!r}",
         ),
         Check(
@@ -246,6 +262,11 @@ def _smallest_cosine(merged: _Wide, adapted: _Wide) -> float:
 def _stored(merged: Path) -> str:
     layout = read_layout(merged)
     return open_checkpoint(layout.transformer_folder).dtype
+
+
+def _coarsest(merged: Path) -> float:
+    """The unit of the coarsest dtype among the stored weights."""
+    return max((_unit(info.dtype) for info in open_checkpoint(read_layout(merged).transformer_folder)), default=0.0)
 
 
 def _unit(stored: str) -> float:

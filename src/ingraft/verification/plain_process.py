@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ingraft.errors import UnusableInput
 from ingraft.verification.encoding import Outputs, Rows
+from ingraft.verification.layers import LayerAnswer, answers_of
 
 _SHAKES = 2
 # `-c` puts the current directory first, where a folder may be called ingraft or torch: it goes.
@@ -33,10 +34,11 @@ _START = (
 
 @dataclass(frozen=True)
 class PlainOutputs:
-    """Outputs of the merged model, and what they are with shaken weights."""
+    """Outputs of the merged model, what they are with shaken weights, and its layers' answers by folder and name."""
 
     outputs: Outputs
     shaken: tuple[Rows, ...]
+    layers: Mapping[str, Mapping[str, LayerAnswer]] = field(default_factory=dict)
 
 
 def encode_without_peft(
@@ -45,12 +47,14 @@ def encode_without_peft(
     *,
     touched: Mapping[str, Sequence[str]],
     unit: float,
+    everywhere: bool = False,
     trust_remote_code: bool,
 ) -> PlainOutputs:
     """Load `merged` where peft cannot be imported, in float32, and encode `texts`.
 
-    touched  folder of a transformer → its modules and parameters that the merge changed
-    unit     how much rounding may have changed a weight, as a share of it
+    touched     folder of a transformer → its modules and parameters that the merge changed
+    unit        how much rounding may have changed a weight, as a share of it
+    everywhere  all weights were rounded and not those alone, as by a merge into another dtype
     Raises UnusableInput with the reason when it cannot be loaded or run.
     """
     with tempfile.TemporaryDirectory(prefix="ingraft-plain-") as name:
@@ -62,6 +66,7 @@ def encode_without_peft(
                     "texts": list(texts),
                     "touched": {folder: list(names) for folder, names in touched.items()},
                     "unit": unit,
+                    "everywhere": everywhere,
                     "threads": torch.get_num_threads(),
                     "trust_remote_code": trust_remote_code,
                 }
@@ -82,7 +87,8 @@ def encode_without_peft(
             raise UnusableInput(f"{merged} cannot be run without peft: {lines[-1] if lines else 'no answer'}")
         with numpy.load(result) as found:
             shaken = tuple(found[f"shaken{number}"] for number in range(_SHAKES))
-            return PlainOutputs(Outputs(found["rows"], found["of_text"]), shaken)
+            layers = _read_layers(found)
+            return PlainOutputs(Outputs(found["rows"], found["of_text"]), shaken, layers)
 
 
 def main(job_file: str) -> None:
@@ -100,17 +106,36 @@ def main(job_file: str) -> None:
     model_class = layout.model_class or "SentenceTransformer"
     try:
         model = load_model(layout, "The merged model", trust_remote_code=job["trust_remote_code"], dtype="float32")
-        weights = _touched(transformers_by_folder(model, layout), job["touched"])
+        transformers = transformers_by_folder(model, layout)
+        weights = _touched(transformers, {} if job["everywhere"] else job["touched"])
     except UnusableInput as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
     with quiet():
         found = outputs(model, model_class, job["texts"])
-        results: dict[str, Any] = {"rows": found.rows, "of_text": found.of_text}
+        layers = {folder: answers_of(transformers[folder], names) for folder, names in job["touched"].items()}
+        results: dict[str, Any] = {"rows": found.rows, "of_text": found.of_text, **_written_layers(layers)}
         for number in range(_SHAKES):
             with shaken(weights, job["unit"], seed=number + 1):
                 results[f"shaken{number}"] = outputs(model, model_class, job["texts"]).rows
     numpy.savez(Path(job_file).with_name("result.npz"), **results)
+
+
+def _written_layers(layers: Mapping[str, Mapping[str, LayerAnswer]]) -> dict[str, Any]:
+    """As arrays: what they are called in the first, their numbers in three each."""
+    flat = [(folder, name, answer) for folder, answers in layers.items() for name, answer in answers.items()]
+    arrays: dict[str, Any] = {"layers": numpy.array(json.dumps([(f, n, a.width) for f, n, a in flat]))}
+    for number, (_, _, answer) in enumerate(flat):
+        arrays[f"layer{number}"] = numpy.stack([answer.product, answer.offset, answer.squares])
+    return arrays
+
+
+def _read_layers(arrays: Any) -> Mapping[str, Mapping[str, LayerAnswer]]:
+    found: dict[str, dict[str, LayerAnswer]] = {}
+    for number, (folder, name, width) in enumerate(json.loads(str(arrays["layers"]))):
+        product, offset, squares = arrays[f"layer{number}"]
+        found.setdefault(folder, {})[name] = LayerAnswer(product, offset, squares, width)
+    return found
 
 
 def _touched(models: Mapping[str, Any], touched: Mapping[str, Sequence[str]]) -> list[Tensor]:

@@ -73,6 +73,23 @@ def test_whole_parameters_keep_where_they_stand(tmp_path: Path) -> None:
     }
 
 
+def test_biases_that_peft_writes_three_times(tmp_path: Path) -> None:
+    """bias="all" and modules_to_save: the trained one counts, once; two trained ones must agree."""
+    names = ["pooler.dense.bias", "pooler.modules_to_save.default.dense.bias", "pooler.original_module.dense.bias"]
+    keys = [f"base_model.model.{name}" for name in names]
+
+    found = keys_of(tmp_path / "same", ["base_model.model.q.lora_A.weight", *keys])
+
+    assert found.saved.keys() == {"pooler.dense.bias"}
+    assert {found.saved["pooler.dense.bias"].key, *found.repeats} == set(keys)
+    assert found.saved["pooler.dense.bias"].key != keys[2]
+
+    tensors = {keys[0]: torch.ones(2), keys[1]: torch.zeros(2)}
+    differing = open_adapter(write_adapter(tmp_path / "other", "base", tensors=tensors))
+    with pytest.raises(UnusableInput, match="are the same tensor with different numbers"):
+        split_keys(differing)
+
+
 def test_retrained_tokens_are_apart_from_the_method(tmp_path: Path) -> None:
     key = "base_model.model.embed_tokens.token_adapter.trainable_tokens_delta"
 
