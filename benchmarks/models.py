@@ -117,6 +117,38 @@ def build_adapter(shape: Shape, base: Path, rank: int, folder: Path) -> None:
     )
 
 
+# What `methods.py` compares with a LoRA of rank 16 on the same layers.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DoRA": ("LoraConfig", {"r": 16, "lora_alpha": 32, "use_dora": True}),
+    "LoRA with the embedding": ("LoraConfig", {"r": 16, "lora_alpha": 32}),
+    "LoHa": ("LoHaConfig", {"r": 16, "alpha": 16}),
+    "LoKr": ("LoKrConfig", {"r": 16, "alpha": 16}),
+    "IA3": ("IA3Config", {"feedforward_modules": ["down_proj"]}),
+    "OFT": ("OFTConfig", {"oft_block_size": 32}),
+}
+
+
+def build_method(base: Path, method: str, folder: Path) -> None:
+    """An adapter of `method` on every linear layer of `base`, as PEFT writes it, no weight where it began."""
+    import peft
+    import torch
+    from transformers import AutoModel
+
+    folder.mkdir(parents=True)
+    model = AutoModel.from_pretrained(str(base), dtype=torch.bfloat16)
+    linears = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    kind, settings = METHODS[method]
+    targets = sorted(linears | {"embed_tokens"} if "embedding" in method else linears)
+    config = getattr(peft, kind)(target_modules=targets, task_type="FEATURE_EXTRACTION", **settings)
+    adapted = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.empty(parameter.shape).normal_(0.0, 0.003, generator=generator))
+    adapted.save_pretrained(str(folder))
+
+
 def _minilm() -> Path:
     import importlib.util
 
@@ -219,15 +251,18 @@ def _write_modules(folder: Path, width: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=SHAPES)
-    parser.add_argument("rank", type=int)
+    parser.add_argument("kind", help=f"the rank of a LoRA on all linear layers, or one of {', '.join(METHODS)}")
     parser.add_argument("root", type=Path)
     options = parser.parse_args()
     shape = SHAPES[options.name]
     place = Workplace(options.root)
     base = place.base(shape.name)
     _build_whole(base, lambda folder: build_base(shape, folder))
-    adapter = place.adapter(shape.name, options.rank)
-    _build_whole(adapter, lambda folder: build_adapter(shape, base, options.rank, folder))
+    if options.kind in METHODS:
+        _build_whole(place.adapter(shape.name, options.kind), lambda folder: build_method(base, options.kind, folder))
+    else:
+        rank = int(options.kind)
+        _build_whole(place.adapter(shape.name, rank), lambda folder: build_adapter(shape, base, rank, folder))
 
 
 def _build_whole(folder: Path, build: Callable[[Path], None]) -> None:

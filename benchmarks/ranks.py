@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks.contenders import INGRAFT, INGRAFT_UNPROVEN, environment
 from benchmarks.machine import describe
 from benchmarks.measure import files_below, fresh, quiet_run
 from benchmarks.models import SHAPES
-from benchmarks.results import print_ranks, save
+from benchmarks.results import print_adapters, save
 from benchmarks.workplace import Workplace, options
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
@@ -26,25 +27,27 @@ def main() -> None:
     place = Workplace(chosen.dir)
     for rank in RANKS:
         place.build(chosen.model, rank, SHAPES[chosen.model].nbytes)
-    measured = measure(place, chosen.model, rounds=chosen.rounds, cold=chosen.cold, tries=chosen.tries)
-    print_ranks(measured)
+    measured = measure(place, chosen.model, RANKS, rounds=chosen.rounds, cold=chosen.cold, tries=chosen.tries)
+    print_adapters(measured, "rank")
     if not chosen.no_save:
         save("ranks", f"{chosen.model}, {measured['cache']}", measured)
 
 
-def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int) -> dict[str, Any]:
-    """Every rank with and without the proof, `rounds` times in turn; facts in JSON types."""
+def measure(
+    place: Workplace, name: str, kinds: Sequence[str | int], *, rounds: int, cold: bool, tries: int
+) -> dict[str, Any]:
+    """Every adapter with and without the proof, `rounds` times in turn; facts in JSON types."""
     base = place.base(name)
-    ranks: dict[str, dict[str, Any]] = {
-        str(rank): {
-            "adapter_nbytes": sum(path.stat().st_size for path in files_below(place.adapter(name, rank))),
+    adapters: dict[str, dict[str, Any]] = {
+        str(kind): {
+            "adapter_nbytes": sum(path.stat().st_size for path in files_below(place.adapter(name, kind))),
             "runs": {INGRAFT.key: [], INGRAFT_UNPROVEN.key: []},
         }
-        for rank in RANKS
+        for kind in kinds
     }
     for turn in range(rounds):
-        for rank in RANKS:
-            adapter = place.adapter(name, rank)
+        for kind in kinds:
+            adapter = place.adapter(name, kind)
             inputs = [*files_below(base), *files_below(adapter)]
             for contender in (INGRAFT, INGRAFT_UNPROVEN):
                 run = quiet_run(
@@ -55,8 +58,8 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
                 )
                 facts = {"seconds": run.seconds, "cpu": run.cpu, "peak": run.peak, "others": run.others}
                 facts["own"] = json.loads(run.output)["seconds"]
-                ranks[str(rank)]["runs"][contender.key].append(facts)
-                done = f"{turn + 1} of {rounds} · rank {rank} · {contender.what}"
+                adapters[str(kind)]["runs"][contender.key].append(facts)
+                done = f"{turn + 1} of {rounds} · {kind} · {contender.what}"
                 print(f"{name} · {done}: {run.seconds:.2f} s", file=sys.stderr)
     fresh(place.output, [], cold=False)
     return {
@@ -64,7 +67,7 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
         "nbytes": sum(path.stat().st_size for path in place.weights(name)),
         "cache": "cold" if cold else "warm",
         "machine": describe(place.root),
-        "ranks": ranks,
+        "adapters": adapters,
     }
 
 

@@ -29,7 +29,8 @@ def save(benchmark: str, key: str, measured: Measured) -> None:
 def render() -> None:
     """`results.md` and `merge.svg` from the raw measurements."""
     merges = sorted(_load("merge").values(), key=lambda measured: (measured["nbytes"], measured["cache"] == "cold"))
-    ranks, proofs = list(_load("ranks").values()), list(_load("verification").values())
+    ranks, methods = list(_load("ranks").values()), list(_load("methods").values())
+    proofs = list(_load("verification").values())
     parts = ["# Results", _HOW]
 
     def section(title: str, every: Sequence[Measured], table: Callable[[Measured], str]) -> list[str]:
@@ -41,7 +42,9 @@ def render() -> None:
         parts += ["![Time and peak memory against model size](merge.svg)"]
         parts += section(_ratios_table(merges), merges, merge_table)
     if ranks:
-        parts += section("# Adapter ranks", ranks, ranks_table)
+        parts += section("# Adapter ranks", ranks, lambda measured: adapters_table(measured, "rank"))
+    if methods:
+        parts += section("# Methods", methods, lambda measured: adapters_table(measured, "method"))
     if proofs:
         parts += section("# The proof alone", proofs, proof_table)
     (_HERE / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -69,8 +72,8 @@ def print_merge(measured: Measured) -> None:
     print("\n".join((_title(measured), "", *tables, "", _circumstances(measured))))
 
 
-def print_ranks(measured: Measured) -> None:
-    print("\n".join((_title(measured), "", ranks_table(measured), "", _circumstances(measured))))
+def print_adapters(measured: Measured, kind: str) -> None:
+    print("\n".join((_title(measured), "", adapters_table(measured, kind), "", _circumstances(measured))))
 
 
 def print_proof(measured: Measured) -> None:
@@ -127,16 +130,21 @@ def _ratios_table(merges: Sequence[Measured]) -> str:
     return _table(["base", "no proof / cp", "with proof / cp", *faster, "memory above the adapter"], rows)
 
 
-def ranks_table(measured: Measured) -> str:
+def adapters_table(measured: Measured, kind: str) -> str:
+    """One row per adapter; ratios of times without start-up, against the first."""
     rows = []
-    for rank, entry in measured["ranks"].items():
+    first = next(iter(measured["adapters"].values()))["runs"]
+    for name, entry in measured["adapters"].items():
         ours, unproven = entry["runs"][INGRAFT.key], entry["runs"][INGRAFT_UNPROVEN.key]
         above = median(ours, "peak") - entry["adapter_nbytes"]
-        times = [_spread(ours, "seconds"), _spread(unproven, "seconds")]
+        times = [_spread(ours, "seconds"), f"{median(ours, 'own') / median(first[INGRAFT.key], 'own'):.2f}"]
+        times += [_spread(unproven, "seconds")]
+        times += [f"{median(unproven, 'own') / median(first[INGRAFT_UNPROVEN.key], 'own'):.2f}"]
         memory = [_megabytes(median(ours, "peak")), _megabytes(above)]
-        rows.append([rank, _megabytes(entry["adapter_nbytes"]), *times, *memory])
-    head = ["rank", "adapter", "`ingraft merge`", "`--no-verify`", "peak memory", "above the adapter"]
-    return _table(head, rows)
+        rows.append([name, _megabytes(entry["adapter_nbytes"]), *times, *memory])
+    against = "/ first, without start-up"
+    head = [kind, "adapter", "`ingraft merge`", against, "`--no-verify`", against]
+    return _table([*head, "peak memory", "above the adapter"], rows)
 
 
 def proof_table(measured: Measured) -> str:
@@ -156,7 +164,7 @@ def _title(measured: Measured) -> str:
 def _circumstances(measured: Measured) -> str:
     machine = measured["machine"]
     groups = measured.get("runs") or {
-        f"{rank} {key}": runs for rank, entry in measured["ranks"].items() for key, runs in entry["runs"].items()
+        f"{rank} {key}": runs for rank, entry in measured["adapters"].items() for key, runs in entry["runs"].items()
     }
     every = [run for runs in groups.values() for run in runs]
     others = [run["others"] for run in every if run["others"] is not None]

@@ -26,12 +26,13 @@ class Workplace:
     def base(self, name: str) -> Path:
         return self.root / "bases" / name
 
-    def adapter(self, name: str, rank: int) -> Path:
-        return self.root / "adapters" / f"{name}-r{rank}"
+    def adapter(self, name: str, kind: str | int) -> Path:
+        """`kind` is a LoRA's rank or another method's name."""
+        return self.root / "adapters" / (f"{name}-r{kind}" if isinstance(kind, int) else f"{name}-{kind}")
 
-    def build(self, name: str, rank: int, nbytes: int) -> None:
+    def build(self, name: str, kind: str | int, nbytes: int) -> None:
         """Build base and adapter, if they are not there, in a process of its own: this one must stay small."""
-        if self.base(name).is_dir() and self.adapter(name, rank).is_dir():
+        if self.base(name).is_dir() and self.adapter(name, kind).is_dir():
             return
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
@@ -41,8 +42,8 @@ class Workplace:
                 f"{self.root} has {free / 1e9:.0f} GB free, {name} takes {needed / 1e9:.0f} GB. "
                 "Name another place with --dir."
             )
-        print(f"building {name}, rank {rank}", file=sys.stderr)
-        subprocess.run([sys.executable, str(HERE / "models.py"), name, str(rank), str(self.root)], check=True)
+        print(f"building {name}, {kind if isinstance(kind, str) else f'rank {kind}'}", file=sys.stderr)
+        subprocess.run([sys.executable, str(HERE / "models.py"), name, str(kind), str(self.root)], check=True)
 
     def weights(self, name: str) -> list[Path]:
         return sorted(self.base(name).glob("*.safetensors"))

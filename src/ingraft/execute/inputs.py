@@ -114,10 +114,10 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
         merged = memory[edit.parameter]
         merged = merged.T if edit.transposed else merged.reshape(edit.shape if edit.part == "weight" else (-1,))
         return lambda weight, at: merged[at]
-    inputs = {name: read_adapter_tensor(files, info, arithmetic(step)) for name, info in edit.inputs.items()}
     if edit.formula == REPLACE:
-        value = inputs["value"].reshape(edit.shape if edit.part == "weight" else (-1,))
-        return lambda weight, at: value[at]
+        info = edit.inputs["value"]
+        return lambda weight, at: read_adapter_tensor(files, _rows(info, edit, at), arithmetic(step))
+    inputs = {name: read_adapter_tensor(files, info, arithmetic(step)) for name, info in edit.inputs.items()}
     function = formula(edit.formula)
     wanted = inspect.signature(function).parameters
     arguments: dict[str, Any] = {
@@ -135,6 +135,15 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
     except RuntimeError as error:
         raise does_not_fit(edit, error) from None
     return built
+
+
+def _rows(info: TensorInfo, edit: Edit, at: slice) -> TensorInfo:
+    """The rows `at` of a tensor that the adapter holds whole: an embedding may be as large as the rest of the model."""
+    rows = edit.shape[0]
+    size = info.nbytes // max(rows, 1)
+    shape = (at.stop - at.start, *edit.shape[1:]) if edit.part == "weight" else (at.stop - at.start,)
+    first, last = info.start + at.start * size, info.start + at.stop * size
+    return TensorInfo(info.name, info.dtype, shape, info.file, first, last)
 
 
 def _has_no_default(parameter: inspect.Parameter) -> bool:
