@@ -9,6 +9,7 @@ above one. The second finds errors far below the rounding of a single row.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,7 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
     x = random_input(last.shape[1], seed)
     rows = _Rows(files, base, written, start, stop, width)
     products = rows.products(x) if not last.transposed else rows.products_from_columns(x)
-    answer = truth.answer(last, x, products.base)
+    answer = truth.answer(last, x, products.base, rows.base_blocks)
     return ProbeResult(where, _ratio(products, answer, last.shape[1], written.dtype, truth.noise(last)))
 
 
@@ -113,6 +114,12 @@ class _Rows:
 
     def _load(self, info: TensorInfo, at: int, stop: int, slot: int) -> Tensor:
         return load_float(self.files, info, at, stop, slot=slot).view(-1, self.width)
+
+    def base_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of the base's rows in float32, each valid until the next."""
+        for at, stop in self._blocks():
+            rows = slice((at - self.start) // self.width, (stop - self.start) // self.width)
+            yield rows, self._load(self.base, at, stop, 0)
 
     def products(self, x: Tensor) -> _Products:
         base, merged, squares = [], [], []

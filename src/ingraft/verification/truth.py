@@ -1,7 +1,8 @@
 """What an adapted layer answers to an input: its forward pass, W·x and what the adapter adds on the way.
 
-LoRA's forward is two small products and is written out here. Every other method is asked through PEFT's own layer: for
-a streamed merge layer by layer, for one in memory in the whole adapted model.
+LoRA's forward is two small products and is written out here, and DoRA's, which needs the lengths of rows besides. Every
+other method is asked through PEFT's own layer: for a streamed merge layer by layer, for one in memory in the whole
+adapted model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
 from ingraft.verification.read import DTYPES, load_whole
 
 Forward = Callable[[Tensor], Tensor]
+RowBlocks = Callable[[], Iterator[tuple[slice, Tensor]]]
 # PEFT takes a part out of the base when it loads these, and rounds what remains to the base's dtype.
 _ROUND_THE_BASE = ("pissa:pissa", "pissa:olora", "pissa:kasa", "osf:osf")
 # Whose forward pass is written out here.
@@ -53,10 +55,16 @@ class Truth:
         """An adapter tensor in float32."""
         return load_whole(self._files, info).float()
 
-    def answer(self, edit: Edit, x: Tensor, base: Tensor) -> Tensor:
-        """W′·x of the adapted layer without its bias, at the rows of `edit`; `base` is W·x there. x: [in]."""
+    def answer(self, edit: Edit, x: Tensor, base: Tensor, weight: RowBlocks) -> Tensor:
+        """W′·x of the adapted layer without its bias, at the rows of `edit`; `base` is W·x there. x: [in].
+
+        weight  the rows of W in float32, in blocks; a row's number counts from the first one of `edit`
+        """
         if edit.formula in _OWN:
             return base + self._added(edit, x)
+        if edit.formula == "dora:dora" and not edit.transposed:
+            magnitude = self.tensor(edit.inputs["lora_magnitude_vector"]).flatten()[slice(*edit.rows)]
+            return (base + self._added(edit, x)) * (magnitude / self._lengths(edit, weight))
         rows = slice(*edit.rows)
         with self._lock:
             layer, forward = self._layer(edit)
@@ -90,6 +98,15 @@ class Truth:
             expert, experts = edit.expert or 0, int(_number(edit, "experts"))
             a, b = a.reshape(experts, -1, a.shape[1])[expert], b.reshape(len(b), -1, experts)[..., expert]
         return b[rows] @ (a @ x) * scale
+
+    def _lengths(self, edit: Edit, weight: RowBlocks) -> Tensor:
+        """‖w + s·bA‖ of every row, as ‖w‖² + 2s·b·(A·w) + s²·b·AAᵀ·b: the sum itself is what is to be proven."""
+        a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
+        b = b[slice(*edit.rows)] * _number(edit, "scale")
+        squares = ((b @ (a @ a.T)) * b).sum(1)
+        for rows, block in weight():
+            squares[rows] += 2 * (b[rows] * (block @ a.T)).sum(1) + torch.linalg.vector_norm(block, dim=1).square()
+        return squares.sqrt()
 
     def _layer(self, edit: Edit) -> tuple[Any, Forward]:
         """(base layer, forward) of the edit's module; the last one asked for is kept."""
