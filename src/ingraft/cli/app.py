@@ -23,6 +23,7 @@ from ingraft.cli.init import init
 from ingraft.cli.inspect import inspect
 from ingraft.cli.merge import merge
 from ingraft.cli.methods import methods
+from ingraft.cli.push import push
 from ingraft.cli.train import train
 from ingraft.cli.verify import verify
 from ingraft.errors import IngraftError
@@ -38,6 +39,7 @@ VERBS: tuple[Callable[..., Any], ...] = (
     doctor,
     export,
     embed,
+    push,
     demo,
     methods,
 )

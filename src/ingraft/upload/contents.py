@@ -1,0 +1,146 @@
+"""What of a directory is to be uploaded, and whether it is what its manifest says. Asks no server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ingraft.errors import UnusableInput
+from ingraft.files import inside, read_json_object
+from ingraft.layout import Layout, read_layout
+from ingraft.manifest import FILE, FileHashes
+
+Kind: TypeAlias = Literal["merged model", "export", "adapter"]
+
+CARD = "README.md"
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# What a Trainer keeps to go on with; pickles that nobody who loads the model wants to open.
+_TRAINER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "scaler.pt")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data", ".xml", ".gguf", ".h5", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A directory that may be uploaded.
+
+    files     paths relative to `root`, with their sizes in bytes
+    left_out  files that stay here
+    checked   files whose hash is the manifest's
+    """
+
+    root: Path
+    kind: Kind
+    layout: Layout
+    files: Mapping[str, int]
+    left_out: tuple[str, ...]
+    checked: int
+    manifest: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.files.values())
+
+    @property
+    def has_card(self) -> bool:
+        return CARD in self.files
+
+
+def open_contents(root: Path) -> Contents:
+    """Read, sort and check the directory.
+
+    UnusableInput when it holds an adapter and merged weights, when a file is not what the manifest says, or when it is
+    a model without a manifest.
+    """
+    if not root.is_dir():
+        raise UnusableInput(f"{root} is no directory; expected a merged model, an export or an adapter.")
+    files, left_out = _listed(root)
+    layout = read_layout(root)
+    adapter = [name for name in files if Path(name).name in _ADAPTER_FILES]
+    weights = [name for name in files if _is_model_weights(name, layout)]
+    if adapter and weights:
+        raise UnusableInput(
+            f"{root} holds an adapter ({adapter[0]}) and whole weights ({weights[0]}): it would be applied twice.",
+            hint="Upload either the adapter's directory or the merged model's.",
+        )
+    manifest = read_json_object(root / FILE) if FILE in files else {}
+    if adapter:
+        if not any(Path(name).name in _ADAPTER_FILES[1:] for name in adapter):
+            raise UnusableInput(f"{root} has an adapter_config.json but no adapter weights.")
+        kind: Kind = "adapter"
+    elif not manifest:
+        raise UnusableInput(
+            f"{root} has no {FILE}; only what ingraft has made can be checked before it is uploaded.",
+            hint=f"Anything else: hf upload REPO_ID {root}",
+        )
+    else:
+        kind = "export" if "export" in manifest else "merged model"
+    checked = _check(root, files, manifest) if "files" in manifest else 0
+    return Contents(root, kind, layout, files, left_out, checked, manifest)
+
+
+def _listed(root: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Files with their sizes, and those that stay: hidden ones, a Trainer's state, its checkpoints."""
+    files: dict[str, int] = {}
+    left_out = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder).relative_to(root)
+        stay = {name for name in folders if name.startswith((".", "checkpoint-")) or name == "__pycache__"}
+        left_out += [f"{(here / name).as_posix()}/" for name in sorted(stay)]
+        folders[:] = sorted(set(folders) - stay)
+        for name in sorted(names):
+            path = (here / name).as_posix()
+            if name.startswith(".") or name in _TRAINER_FILES or name.startswith("rng_state"):
+                left_out.append(path)
+            else:
+                files[path] = (root / path).stat().st_size
+    if not files:
+        raise UnusableInput(f"{root} is empty.")
+    return files, tuple(left_out)
+
+
+def _is_model_weights(name: str, layout: Layout) -> bool:
+    """A transformer's own weights, in torch's formats or as a graph; not an adapter's, nor a Dense module's."""
+    path = Path(name)
+    if path.suffix in (".onnx", ".xml", ".gguf"):
+        return True
+    if path.parent != Path(layout.transformer):
+        return False
+    return path.name.startswith(("model", "pytorch_model")) and path.suffix in (".safetensors", ".bin")
+
+
+def _check(root: Path, files: Mapping[str, int], manifest: Mapping[str, Any]) -> int:
+    """Hash every file of the manifest; the card alone may have been edited."""
+    known = manifest["files"]
+    if not isinstance(known, dict):
+        raise UnusableInput(f"{root / FILE} does not list the files with their hashes.")
+    expected = {str(name): digest for name, digest in known.items()}
+    for name in expected:
+        inside(root, name, named_by=root / FILE)
+    unproven = sorted(name for name, digest in expected.items() if not isinstance(digest, str))
+    if unproven:
+        raise UnusableInput(
+            f"{root / FILE} has no hash of {unproven[0]}: it was merged with --no-verify.",
+            hint="Merge again without --no-verify.",
+        )
+    missing = sorted(set(expected) - set(files))
+    if missing:
+        raise UnusableInput(f"{root} lacks {_some(missing)}, which {FILE} lists.", hint="Merge or export again.")
+    strange = [name for name in files if name not in expected and name.endswith(_WEIGHTS)]
+    if strange:
+        raise UnusableInput(f"{root} holds {_some(strange)}, which {FILE} does not know.", hint="Take it out first.")
+    with FileHashes(2) as hashes:
+        hashes.start(root / name for name in expected)
+        changed = [name for name, digest in expected.items() if name != CARD and hashes.get(root / name) != digest]
+    if changed:
+        raise UnusableInput(
+            f"{root} is not what {FILE} says: {_some(changed)} changed since it was proven.",
+            hint="Merge or export again; only the model card may be edited.",
+        )
+    return len(expected) - (CARD in expected)
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
