@@ -16,10 +16,11 @@ from ingraft.demo.data import DemoData, catalogue, diagnosis_data, model_directo
 from ingraft.errors import CheckFailed
 from ingraft.publish import check_output
 from ingraft.training.config import TrainingConfig, command_line
-from ingraft.training.evaluation import Metrics, RetrievalTask, evaluate
+from ingraft.training.evaluation import Metrics, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, TrainingResult
 from ingraft.training.quiet import quiet_libraries, share_cores
 from ingraft.training.run import train
+from ingraft.training.tasks import RetrievalTask
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

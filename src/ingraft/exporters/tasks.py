@@ -9,7 +9,8 @@ from typing import Any
 from ingraft.adapted.quiet import quiet
 from ingraft.errors import UnusableInput
 from ingraft.training.data import TrainingData, read_training_data
-from ingraft.training.evaluation import Task, evaluate, held_out_task
+from ingraft.training.evaluation import evaluate
+from ingraft.training.tasks import Task, held_out_task
 from ingraft.verification.report import Check
 
 

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ingraft.training.config import TrainingConfig
-    from ingraft.training.evaluation import RetrievalTask, SimilarityTask, evaluate
+    from ingraft.training.evaluation import evaluate
     from ingraft.training.facts import TrainingResult
     from ingraft.training.run import train
+    from ingraft.training.tasks import RetrievalTask, SimilarityTask
 
 __all__ = ["RetrievalTask", "SimilarityTask", "TrainingConfig", "TrainingResult", "evaluate", "train"]
 
 _HOME = {
-    "RetrievalTask": "evaluation",
-    "SimilarityTask": "evaluation",
+    "RetrievalTask": "tasks",
+    "SimilarityTask": "tasks",
     "TrainingConfig": "config",
     "TrainingResult": "facts",
     "evaluate": "evaluation",

@@ -111,6 +111,9 @@ class TrainingConfig:
     output: Path
     """Directory for the adapter."""
 
+    model_type: Literal["auto", "SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder"] = "auto"
+    """Class of Sentence Transformers to train; auto takes the one that the base was saved with."""
+
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role → column, where names do not tell: anchor, positive, negative; sentence1, sentence2, score; text, label; and
     group, whose rows are held out together."""

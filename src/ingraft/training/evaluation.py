@@ -1,160 +1,110 @@
-"""Measure an embedding model on rows it was not trained on: retrieval for pairs, rank correlation for scores."""
+"""Measure a model on a task, with the library's own evaluator for its type."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
-from ingraft.training.beir import beir_texts, relevant_documents
-from ingraft.training.data import TrainingData
+from ingraft.training.tasks import RetrievalTask, SimilarityTask, Task
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-# More documents make the task harder, not the comparison better, and each takes time on a CPU.
-MAX_DOCUMENTS = 10_000
-_BATCH = 64
-
-
-@dataclass(frozen=True)
-class RetrievalTask:
-    """Find each query's documents among all of `corpus`: id → text, id → text, query id → document ids."""
-
-    queries: Mapping[str, str]
-    corpus: Mapping[str, str]
-    relevant: Mapping[str, set[str]]
-
-
-@dataclass(frozen=True)
-class SimilarityTask:
-    """Order pairs of texts as `scores` order them."""
-
-    sentences1: Sequence[str]
-    sentences2: Sequence[str]
-    scores: Sequence[float]
-
-
-@dataclass(frozen=True)
-class LabelTask:
-    """Tell pairs of texts with label 1 from those with label 0."""
-
-    sentences1: Sequence[str]
-    sentences2: Sequence[str]
-    labels: Sequence[int]
-
-
-Task: TypeAlias = RetrievalTask | SimilarityTask | LabelTask
 Metrics: TypeAlias = Mapping[str, float]
 
-
-def held_out_task(data: TrainingData, held_out: Sequence[int], *, seed: int = 0) -> Task | None:
-    """What the rows at `held_out` can be measured with; None where they are too few to mean anything.
-
-    The corpus of a retrieval task holds the positives of the held-out rows and those of all others, up to
-    MAX_DOCUMENTS, drawn by `seed`.
-    """
-    rows = data.take(held_out)
-    if data.kind == "labelled pairs":
-        labels = rows.columns["label"]
-        two = len(set(labels)) == 2
-        return LabelTask(rows.columns["sentence1"], rows.columns["sentence2"], labels) if two else None
-    if data.kind == "labelled texts":
-        return _class_task(data, held_out, seed)
-    if data.kind == "scored pairs":
-        scores = rows.columns["score"]
-        if len(set(scores)) < 2 or len(rows) < 3:
-            return None
-        return SimilarityTask(rows.columns["sentence1"], rows.columns["sentence2"], scores)
-    if not held_out:
-        return None
-    anchors, positives = data.columns["anchor"], data.columns["positive"]
-    documents = dict.fromkeys(positives[row] for row in held_out)
-    others = [text for text in dict.fromkeys(positives) if text not in documents]
-    room = max(0, MAX_DOCUMENTS - len(documents))
-    documents |= dict.fromkeys(random.Random(seed).sample(others, min(room, len(others))))
-    document_ids = {text: f"document-{number}" for number, text in enumerate(documents)}
-    query_ids = {text: f"query-{n}" for n, text in enumerate(dict.fromkeys(anchors[row] for row in held_out))}
-    relevant: dict[str, set[str]] = {identifier: set() for identifier in query_ids.values()}
-    for anchor, positive in zip(anchors, positives, strict=True):
-        if anchor in query_ids and positive in document_ids:
-            relevant[query_ids[anchor]].add(document_ids[positive])
-    return RetrievalTask(
-        queries={identifier: text for text, identifier in query_ids.items()},
-        corpus={identifier: text for text, identifier in document_ids.items()},
-        relevant=relevant,
-    )
+_BATCH = 64
+# What a cross-encoder chooses among: it reads each pair, so that a whole corpus would take hours.
+RERANKED = 30
 
 
-def _class_task(data: TrainingData, held_out: Sequence[int], seed: int) -> RetrievalTask | None:
-    """Find the other rows' texts of the same class from a held-out text."""
-    texts, labels = data.columns["text"], data.columns["label"]
-    held = set(held_out)
-    others = [row for row in range(len(data)) if row not in held]
-    if not held or not others:
-        return None
-    corpus = sorted(random.Random(seed).sample(others, min(MAX_DOCUMENTS, len(others))))
-    by_class: dict[int, set[str]] = {}
-    for row in corpus:
-        by_class.setdefault(labels[row], set()).add(f"document-{row}")
-    queries = [row for row in held_out if labels[row] in by_class]
-    return RetrievalTask(
-        queries={f"query-{row}": texts[row] for row in queries},
-        corpus={f"document-{row}": texts[row] for row in corpus},
-        relevant={f"query-{row}": by_class[labels[row]] for row in queries},
-    )
+def evaluate(model: Any, task: Task) -> dict[str, float]:
+    """What a task is measured by; each is at most 1.
 
-
-def task_of_beir(path: Path, split: str, *, seed: int = 0) -> RetrievalTask:
-    """The queries that a split judges, among its documents and others up to MAX_DOCUMENTS, drawn by `seed`."""
-    queries, corpus = beir_texts(path)
-    relevant = {
-        query: documents & set(corpus)
-        for query, documents in relevant_documents(path, split).items()
-        if query in queries and documents & set(corpus)
-    }
-    needed = set().union(*relevant.values()) if relevant else set()
-    others = [identifier for identifier in corpus if identifier not in needed]
-    room = max(0, MAX_DOCUMENTS - len(needed))
-    kept = needed | set(random.Random(seed).sample(others, min(room, len(others))))
-    return RetrievalTask(
-        queries={query: queries[query] for query in relevant},
-        corpus={identifier: text for identifier, text in corpus.items() if identifier in kept},
-        relevant=relevant,
-    )
-
-
-def evaluate(model: SentenceTransformer, task: Task) -> dict[str, float]:
-    """nDCG@10 and accuracy@1 of a retrieval task, Spearman's ρ of a similarity task, average precision of labels; each
-    is at most 1.
-
+    retrieval   nDCG@10 and accuracy@1; for a CrossEncoder nDCG@10 and MRR@10 of the relevant documents among others,
+                RERANKED in all
+    similarity  Spearman's ρ
+    labels      average precision (AP)
     Measured with the model's own similarity and its prompts for queries and documents, as it would be used.
     """
-    from sentence_transformers.sentence_transformer import evaluation
+    kind = type(model).__name__
+    if kind == "CrossEncoder":
+        return _evaluate_cross_encoder(model, task)
+    if isinstance(task, RetrievalTask):
+        return _retrieval(model, task, kind)
+    from sentence_transformers.sentence_transformer import evaluation as dense
+    from sentence_transformers.sparse_encoder import evaluation as sparse
 
+    common: dict[str, Any] = {"batch_size": _BATCH, "write_csv": False}
+    evaluator: Any
     similarity = model.similarity_fn_name
     if isinstance(task, SimilarityTask):
-        evaluator: Any = evaluation.EmbeddingSimilarityEvaluator(
-            list(task.sentences1),
-            list(task.sentences2),
-            list(task.scores),
-            batch_size=_BATCH,
-            write_csv=False,
+        similar = (
+            sparse.SparseEmbeddingSimilarityEvaluator if kind == "SparseEncoder" else dense.EmbeddingSimilarityEvaluator
         )
-        measured = evaluator(model)
-        return {"Spearman": float(measured[f"spearman_{similarity}"])}
-    if isinstance(task, LabelTask):
-        evaluator = evaluation.BinaryClassificationEvaluator(
-            list(task.sentences1), list(task.sentences2), list(task.labels), batch_size=_BATCH, write_csv=False
-        )
-        return {"AP": float(evaluator(model)[f"{similarity}_ap"])}
-    evaluator = evaluation.InformationRetrievalEvaluator(
-        dict(task.queries), dict(task.corpus), dict(task.relevant), batch_size=_BATCH, write_csv=False
+        evaluator = similar(list(task.sentences1), list(task.sentences2), list(task.scores), **common)
+        return {"Spearman": float(evaluator(model)[f"spearman_{similarity}"])}
+    binary = (
+        sparse.SparseBinaryClassificationEvaluator if kind == "SparseEncoder" else dense.BinaryClassificationEvaluator
     )
-    measured = evaluator(model)
-    return {
-        "nDCG@10": float(measured[f"{similarity}_ndcg@10"]),
-        "accuracy@1": float(measured[f"{similarity}_accuracy@1"]),
-    }
+    evaluator = binary(list(task.sentences1), list(task.sentences2), list(task.labels), **common)
+    return {"AP": float(evaluator(model)[f"{similarity}_ap"])}
+
+
+def _retrieval(model: Any, task: RetrievalTask, kind: str) -> dict[str, float]:
+    evaluator: Any
+    if kind == "MultiVectorEncoder":
+        from sentence_transformers.multi_vector_encoder import evaluation as multi
+
+        evaluator = multi.MultiVectorInformationRetrievalEvaluator
+    elif kind == "SparseEncoder":
+        from sentence_transformers.sparse_encoder import evaluation as sparse
+
+        evaluator = sparse.SparseInformationRetrievalEvaluator
+    else:
+        from sentence_transformers.sentence_transformer import evaluation as dense
+
+        evaluator = dense.InformationRetrievalEvaluator
+    measured = evaluator(
+        dict(task.queries), dict(task.corpus), dict(task.relevant), batch_size=_BATCH, write_csv=False
+    )(model)
+
+    def metric(name: str) -> float:
+        # `cosine_ndcg@10`, `maxsim_ndcg@10`: one similarity was asked for.
+        [value] = [value for key, value in measured.items() if key.endswith(name)]
+        return float(value)
+
+    return {"nDCG@10": metric("_ndcg@10"), "accuracy@1": metric("_accuracy@1")}
+
+
+def _evaluate_cross_encoder(model: Any, task: Task) -> dict[str, float]:
+    from sentence_transformers.cross_encoder import evaluation
+
+    evaluator: Any
+    if isinstance(task, RetrievalTask):
+        evaluator = evaluation.CrossEncoderRerankingEvaluator(_candidates(task), batch_size=_BATCH, write_csv=False)
+        measured = evaluator(model)
+        return {"nDCG@10": float(measured["ndcg@10"]), "MRR@10": float(measured["mrr@10"])}
+    pairs = [list(pair) for pair in zip(task.sentences1, task.sentences2, strict=True)]
+    if isinstance(task, SimilarityTask):
+        evaluator = evaluation.CrossEncoderCorrelationEvaluator(pairs, list(task.scores), write_csv=False)
+        return {"Spearman": float(evaluator(model)["spearman"])}
+    evaluator = evaluation.CrossEncoderClassificationEvaluator(pairs, list(task.labels), write_csv=False)
+    return {"AP": float(evaluator(model)["average_precision"])}
+
+
+def _candidates(task: RetrievalTask) -> list[dict[str, Any]]:
+    """For each query its relevant documents and, drawn with a fixed seed, as many others as make RERANKED."""
+    rng = random.Random(0)
+    identifiers = list(task.corpus)
+    samples: list[dict[str, Any]] = []
+    for query, text in task.queries.items():
+        relevant = task.relevant[query]
+        drawn = rng.sample(identifiers, min(len(identifiers), RERANKED + len(relevant)))
+        others = [identifier for identifier in drawn if identifier not in relevant]
+        others = others[: max(1, RERANKED - len(relevant))]
+        samples.append(
+            {
+                "query": text,
+                "positive": [task.corpus[identifier] for identifier in sorted(relevant)],
+                "negative": [task.corpus[identifier] for identifier in others],
+            }
+        )
+    return samples

@@ -100,10 +100,11 @@ def _trainer(
     checkpoints: bool,
     measure: Callable[[], Mapping[str, float]] | None,
 ) -> Any:
+    import sentence_transformers
     import torch
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from transformers import PrinterCallback
 
+    model_type = type(model).__name__
     rows = {dataset.name: _rows(dataset) for dataset in datasets}
     losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
     only = datasets[0].name if len(datasets) == 1 else None
@@ -118,14 +119,14 @@ def _trainer(
             "metric_for_best_model": main_metric(measure()),
             "greater_is_better": True,
         }
-    arguments = SentenceTransformerTrainingArguments(
+    arguments = getattr(sentence_transformers, f"{model_type}TrainingArguments")(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         warmup_steps=0.1,  # a share of the steps
         batch_sampler=_sampler(datasets),
-        prompts={name: dict(by_role) for name, by_role in prompts.items()} if only is None else dict(prompts[only]),
+        prompts=_prompts(prompts, only),
         seed=config.seed,
         logging_strategy="steps",
         logging_steps=_logging_steps(step_count(datasets, config), every if checkpoints else None),
@@ -134,7 +135,7 @@ def _trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         **when,
     )
-    trainer = SentenceTransformerTrainer(
+    trainer = getattr(sentence_transformers, f"{model_type}Trainer")(
         model=model,
         args=arguments,
         train_dataset=rows if only is None else rows[only],
@@ -143,6 +144,12 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _prompts(prompts: Mapping[str, Mapping[str, str]], only: str | None) -> dict[str, Any] | None:
+    if only is not None:
+        return dict(prompts[only]) or None
+    return {name: dict(by_role) for name, by_role in prompts.items() if by_role} or None
 
 
 def main_metric(metrics: Mapping[str, float]) -> str:
@@ -181,7 +188,7 @@ def _loss(model: Any, dataset: Dataset, config: TrainingConfig) -> Any:
     arguments = dict(dataset.loss_arguments)
     if dataset.loss.startswith("Cached") and config.mini_batch_size is not None:
         arguments.setdefault("mini_batch_size", config.mini_batch_size)
-    return make_loss(model, dataset.loss, arguments, config.matryoshka)
+    return make_loss(model, dataset.loss, arguments, matryoshka=config.matryoshka)
 
 
 def _sampler(datasets: Sequence[Dataset]) -> Any:

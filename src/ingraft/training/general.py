@@ -7,7 +7,7 @@ they show a model that has lost its general sense, not one that lost a little.
 
 from __future__ import annotations
 
-from ingraft.training.evaluation import SimilarityTask
+from ingraft.training.tasks import SimilarityTask
 
 _PAIRS: tuple[tuple[str, str, float], ...] = (
     ("The train was delayed by heavy snow.", "Because of the snowstorm, the train arrived late.", 5),

@@ -45,15 +45,17 @@ def transformer_of(model: SentenceTransformer) -> PreTrainedModel:
     return transformer
 
 
-def load_base(config: TrainingConfig, root: Path) -> SentenceTransformer:
-    """The model in `root`; UnusableInput when it is none that an adapter can be trained on."""
+def load_base(config: TrainingConfig, root: Path, model_type: str = "SentenceTransformer") -> SentenceTransformer:
+    """The model in `root`, of a class of Sentence Transformers; UnusableInput when it is none that an adapter can be
+    trained on."""
+    import sentence_transformers
     from safetensors import SafetensorError
-    from sentence_transformers import SentenceTransformer
 
     try:
         # Remote code may live in another repository than the model, so that alone is looked for on the Hub.
         trusted = config.trust_remote_code
-        model = SentenceTransformer(str(root), trust_remote_code=trusted, local_files_only=not trusted)
+        of_type = getattr(sentence_transformers, model_type)
+        model: SentenceTransformer = of_type(str(root), trust_remote_code=trusted, local_files_only=not trusted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else ""
@@ -63,7 +65,19 @@ def load_base(config: TrainingConfig, root: Path) -> SentenceTransformer:
         raise UnusableInput(
             f"{config.model} has the modules {kinds}; expected a Transformer, which alone takes an adapter."
         )
+    if model_type == "SparseEncoder":
+        _check_splade(model, config.model, root)
     return model
+
+
+def _check_splade(model: SentenceTransformer, name: str, root: Path) -> None:
+    """A SPLADE model says which words its base would fill in: without the head for that there is nothing to adapt."""
+    is_splade = any(type(module).__name__ == "SpladePooling" for module in model)
+    if not is_splade or fresh_heads(transformer_of(model), read_layout(root).transformer_folder):
+        raise UnusableInput(
+            f"{name} was saved without the head of a masked language model, which a SparseEncoder needs.",
+            hint="Take a base that was saved with it, such as naver/splade-v3 or a BertForMaskedLM.",
+        )
 
 
 def model_facts(model: SentenceTransformer, name: str, root: Path) -> ModelFacts:
@@ -150,6 +164,8 @@ def prompts_for(model: SentenceTransformer, data: TrainingData) -> dict[str, str
         name = next((name for name in names if name in model.prompts), model.default_prompt_name or "")
         return model.prompts.get(name) or ""
 
+    if type(model).__name__ == "CrossEncoder":
+        return {}  # it reads both texts as one, and its own prompts go before that
     if data.kind == "pairs":
         by_role = {role: prompt("document", "passage", "corpus") for role in data.columns}
         by_role["anchor"] = prompt("query")

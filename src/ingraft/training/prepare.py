@@ -11,13 +11,13 @@ from ingraft.errors import UnusableInput
 from ingraft.training.beir import is_beir, judged_splits
 from ingraft.training.config import DatasetSettings, TrainingConfig
 from ingraft.training.data import TrainingData, read_training_data
-from ingraft.training.evaluation import Task, held_out_task, task_of_beir
 from ingraft.training.facts import DataFacts
 from ingraft.training.general import general_task
 from ingraft.training.losses import check_loss_rows, loss_name
 from ingraft.training.mining import check_minable
 from ingraft.training.near_duplicates import near_duplicates
 from ingraft.training.split import Split, split
+from ingraft.training.tasks import Task, held_out_task, task_of_beir
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,22 @@ class Prepared:
     facts: tuple[DataFacts, ...]
 
 
-def prepare(config: TrainingConfig, task: Task | None = None) -> Prepared:
+def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str = "SentenceTransformer") -> Prepared:
     """Read all data of `config`; `task` is measured in place of test or held-out rows. Raises UnusableInput."""
     data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
-    loss = loss_name(data.kind, config.loss, cached=config.mini_batch_size is not None)
+    cached = config.mini_batch_size is not None
+    loss = loss_name(data.kind, config.loss, cached=cached, model_type=model_type)
     check_loss_rows(loss, data.columns)
     check_minable(data, config.mining)
     parts, rows, found, measured_on = _apart(config, data)
     facts = _facts(data, parts, loss, config, measured_on, _near(rows, found))
     main = Dataset("data", rows, loss, config.loss_arguments)
-    further = [_further(config, settings, number) for number, settings in enumerate(config.more_data, start=2)]
+    numbered = enumerate(config.more_data, start=2)
+    further = [_further(config, settings, number, model_type) for number, settings in numbered]
     return Prepared(
         datasets=(main, *(dataset for dataset, _ in further)),
         task=task or _task(config, data, parts, found),
-        general=_general(config),
+        general=_general(config, model_type),
         facts=(facts, *(more for _, more in further)),
     )
 
@@ -78,10 +80,13 @@ def _read(
     )
 
 
-def _further(config: TrainingConfig, settings: DatasetSettings, number: int) -> tuple[Dataset, DataFacts]:
+def _further(
+    config: TrainingConfig, settings: DatasetSettings, number: int, model_type: str
+) -> tuple[Dataset, DataFacts]:
     """A further data set is trained on whole."""
     data = _read(config, settings.data, settings.columns, settings.subset, settings.split, settings.max_pairs)
-    loss = loss_name(data.kind, settings.loss, cached=config.mini_batch_size is not None)
+    cached = config.mini_batch_size is not None
+    loss = loss_name(data.kind, settings.loss, cached=cached, model_type=model_type)
     check_loss_rows(loss, data.columns)
     everything = Split(tuple(range(len(data))), ())
     facts = _facts(data, everything, loss, config, "", ())
@@ -126,8 +131,9 @@ def _task(config: TrainingConfig, data: TrainingData, parts: Split, test: Traini
     return held_out_task(both, range(len(data), len(both)), seed=config.seed)
 
 
-def _general(config: TrainingConfig) -> Task | None:
-    if config.general == "none":
+def _general(config: TrainingConfig, model_type: str) -> Task | None:
+    # (The others have no similarity of two texts that they were made for.)
+    if config.general == "none" or model_type not in ("SentenceTransformer", "SparseEncoder"):
         return None
     if config.general == "auto":
         return general_task()

@@ -16,7 +16,7 @@ from ingraft.publish import check_output, published
 from ingraft.training.checkpoints import Run, clear_run, open_run
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.convert import initial_matrices
-from ingraft.training.evaluation import Metrics, Task, evaluate
+from ingraft.training.evaluation import Metrics, evaluate
 from ingraft.training.facts import (
     Evaluated,
     Evaluating,
@@ -41,10 +41,12 @@ from ingraft.training.model import (
     set_prompts,
     transformer_of,
 )
+from ingraft.training.model_types import choose_model_type
 from ingraft.training.prepare import Dataset, prepare
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import data_hashes, write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
+from ingraft.training.tasks import Task
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -61,7 +63,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     check_settings(config)
     root, base_name = base_directory(config)
     _check_output(config, root)
-    prepared = prepare(config, task)
+    model_type = choose_model_type(config, root)
+    prepared = prepare(config, task, model_type=model_type)
     for facts in prepared.facts:
         stages.tell(facts)
     datasets, task = prepared.datasets, prepared.task
@@ -76,8 +79,9 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         with quiet_libraries():
             from transformers import set_seed
 
+            set_seed(config.seed)  # a head that the base lacks begins at random
             with stages.timed("load"):
-                model = load_base(config, root)
+                model = load_base(config, root, model_type)
             base = model_facts(model, config.model, root)
             stages.tell(base)
             run = _open_run(config, datasets, base)

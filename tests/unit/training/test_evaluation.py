@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from ingraft.training import evaluation
+from ingraft.training import tasks
 from ingraft.training.data import Kind, TrainingData
-from ingraft.training.evaluation import RetrievalTask, SimilarityTask, evaluate, held_out_task
+from ingraft.training.evaluation import evaluate
+from ingraft.training.tasks import RetrievalTask, SimilarityTask, held_out_task
 from unit.training.tiny_model import WORDS
 
 
@@ -30,7 +31,7 @@ def test_all_positives_are_searched_and_all_of_a_query_are_relevant() -> None:
 
 
 def test_a_capped_corpus_keeps_the_relevant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "MAX_DOCUMENTS", 3)
+    monkeypatch.setattr(tasks, "MAX_DOCUMENTS", 3)
     rows = data("pairs", anchor=[f"q{n}" for n in range(50)], positive=[f"d{n}" for n in range(50)])
     task = held_out_task(rows, [7, 30], seed=1)
     assert isinstance(task, RetrievalTask)

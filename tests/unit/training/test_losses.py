@@ -11,8 +11,11 @@ import pytest
 from ingraft.errors import UnusableInput
 from ingraft.training import train
 from ingraft.training.config import LoraSettings, TrainingConfig
-from ingraft.training.losses import LOSSES, check_loss_rows, loss_name
+from ingraft.training.losses import check_loss_rows, loss_name
+from ingraft.training.model_types import LOSSES as BY_TYPE
 from unit.training.tiny_model import translations
+
+LOSSES = BY_TYPE["SentenceTransformer"]
 
 
 def test_the_format_decides() -> None:

@@ -12,9 +12,9 @@ import pytest
 from ingraft.errors import UnusableInput
 from ingraft.training import train
 from ingraft.training.config import DatasetSettings, LoraSettings, MiningSettings, PromptSettings, TrainingConfig
-from ingraft.training.evaluation import LabelTask, RetrievalTask
 from ingraft.training.facts import Mined
 from ingraft.training.prepare import prepare
+from ingraft.training.tasks import LabelTask, RetrievalTask
 from unit.training.tiny_model import translations
 
 

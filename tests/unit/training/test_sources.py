@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ingraft.errors import UnusableInput
-from ingraft.training.evaluation import task_of_beir
 from ingraft.training.sources import read_source
 from ingraft.training.tables import Row
+from ingraft.training.tasks import task_of_beir
 
 ROWS = [{"query": "a", "pos": ["b", "c"]}, {"query": "d", "pos": ["e"]}]
 
