@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench readme clean
+.PHONY: help install demo test check bench interop readme clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -36,6 +36,9 @@ check: $(STAMP)  ## lint, format, types and import contracts
 
 bench: $(STAMP)  ## time and memory of a 1.2 GB merge against PEFT and cp
 	$(BIN)/python benchmarks/merge.py
+
+interop: $(STAMP)  ## read merged models with older releases and servers, each in a venv of its own (20 minutes)
+	$(BIN)/python interop/run.py
 
 readme: $(STAMP)  ## bring the methods table in the READMEs up to date
 	$(BIN)/python scripts/update_readme.py

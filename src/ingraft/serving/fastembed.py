@@ -1,4 +1,4 @@
-"""fastembed 0.9.1 with a model added by `TextEmbedding.add_custom_model`, from its source; it was not run."""
+"""fastembed 0.9.1 with a model added by `TextEmbedding.add_custom_model`, from its source and from runs."""
 
 from __future__ import annotations
 

@@ -22,6 +22,15 @@ _NATIVE = {
 }  # fmt: skip
 
 
+def _splade(facts: ModelFacts) -> str | None:
+    sparse = facts.layout.model_class == "SparseEncoder" and facts.architecture == "BertForMaskedLM"
+    return "the model is a SparseEncoder on BertForMaskedLM" if sparse else None
+
+
+def _other_kind(facts: ModelFacts) -> str | None:
+    return None if _splade(facts) else common.of_class("SparseEncoder", "MultiVectorEncoder")(facts)
+
+
 def _foreign(facts: ModelFacts) -> str | None:
     if not facts.in_root or facts.architecture in _NATIVE:
         return None
@@ -45,8 +54,12 @@ RULES: tuple[Rule[ModelFacts], ...] = (
         "vllm/config/model.py: reads DIR/config.json",
         "Merge one of its transformers alone.",
     ),
+    Rule("refuses", _other_kind, "vllm/model_executor/models/registry.py", ""),
     Rule(
-        "refuses", common.of_class("SparseEncoder", "MultiVectorEncoder"), "vllm/model_executor/models/registry.py", ""
+        "differs",
+        _splade,
+        "vllm/model_executor/models/bert.py, BertForMaskedLM: one vector for each token",
+        'Start it with --hf-overrides \'{"architectures": ["BertSpladeSparseEmbeddingModel"]}\'.',
     ),
     Rule(
         "differs",

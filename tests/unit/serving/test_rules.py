@@ -274,6 +274,14 @@ CASES: dict[str, tuple[Change, dict[str, str]]] = {
             "tei": "note",
         },
     ),
+    "sparse with a head": (
+        both(of_class("SparseEncoder"), config(architectures=["BertForMaskedLM"])),
+        {
+            **dict.fromkeys((OLDER[0], "infinity", "fastembed", "llama.cpp"), "refuses"),
+            "vllm": "differs",
+            "tei": "note",
+        },
+    ),
     "multi-vector": (
         of_class("MultiVectorEncoder"),
         dict.fromkeys((*OLDER, "tei", "vllm", "fastembed", "llama.cpp"), "refuses"),
