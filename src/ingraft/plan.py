@@ -23,7 +23,8 @@ from ingraft.naming import Names, find_names
 from ingraft.output_files import OutputFiles, output_files
 from ingraft.portable import ModelFiles, portable_files, with_portable
 from ingraft.shards import check_editable, edits_by_tensor, plan_shards
-from ingraft.steps import MergePlan, MergeStep, OutputShard, Source, WrittenFile
+from ingraft.sources import adapter_source, base_source
+from ingraft.steps import MergePlan, MergeStep, OutputShard, WrittenFile
 from ingraft.targets import PlacedEdit, place_saved, place_targets
 from ingraft.ties import TiePlan, plan_ties
 
@@ -253,8 +254,8 @@ def _assemble(
     in_memory = any(merge.method.route == "in-memory" for merge in merges)
     largest = max(merge.base.checkpoint.elements for merge in merges)
     return MergePlan(
-        base=_base_source([merge.base for merge in merges], merges[0].dequantised),
-        adapter=_adapter_source([merge.adapter for merge in merges]),
+        base=base_source([merge.base for merge in merges], merges[0].dequantised),
+        adapter=adapter_source([merge.adapter for merge in merges]),
         method=" and ".join(methods),
         peft_type=merges[0].method.peft_type,
         route="in-memory" if in_memory else "streamed",
@@ -280,42 +281,3 @@ def _largest_inputs(shards: Sequence[OutputShard]) -> int:
         for step in shard.steps
     ]
     return sum(sorted(sizes)[-4:])
-
-
-def _base_source(models: Sequence[BaseModel], dequantised: Dequantised | None) -> Source:
-    first = models[0]
-    return Source(
-        name=first.name,
-        root=first.layout.root,
-        weights=tuple(shard.path for model in models for shard in model.checkpoint.shards),
-        nbytes=sum(model.checkpoint.nbytes for model in models),
-        details={
-            "architecture": str((first.config.get("architectures") or [first.config.get("model_type", "")])[0]),
-            "parameters": sum(model.checkpoint.elements for model in models),
-            "dtype": first.checkpoint.dtype,
-            "format": "pickled" if first.checkpoint.pickled else "safetensors",
-            **({"precision": dequantised.how} if dequantised else {}),
-        },
-    )
-
-
-def _adapter_source(adapters: Sequence[Adapter]) -> Source:
-    raw = adapters[0].config.raw
-    keys = (
-        "r",
-        "lora_alpha",
-        "alpha",
-        "use_rslora",
-        "target_modules",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-    )
-    details = {key: raw[key] for key in keys if raw.get(key) not in (None, {}, [], False)}
-    return Source(
-        name=adapters[0].name,
-        root=adapters[0].root,
-        weights=tuple(adapter.weights for adapter in adapters),
-        nbytes=sum(adapter.nbytes for adapter in adapters),
-        details=details,
-    )
