@@ -149,13 +149,13 @@ def test_refused_before_anything_is_sent(hub: Hub, model: Path) -> None:
     manifest["files"]["model.safetensors"] = None
     (unproven / "ingraft.json").write_text(json.dumps(manifest))
     refused = {
-        spoilt(files={"model.safetensors": bytes(weights)}): "model.safetensors changed since it was proven",
-        spoilt(files={"config.json": b"{}"}): "config.json changed since it was proven",
+        spoilt(files={"model.safetensors": bytes(weights)}): "model.safetensors has another sha256",
+        spoilt(files={"config.json": b"{}"}): "config.json has another sha256",
         spoilt(files={"adapter_config.json": b"{}"}): "it would be applied twice",
-        spoilt(files={"extra.safetensors": b""}): "extra.safetensors, which ingraft.json does not know",
-        spoilt(without=["tokenizer.json"]): "lacks tokenizer.json",
+        spoilt(files={"extra.safetensors": b""}): "extra.safetensors",
+        spoilt(without=["tokenizer.json"]): "tokenizer.json is missing",
         spoilt(without=["ingraft.json"]): "has no ingraft.json",
-        unproven: "it was merged with --no-verify",
+        unproven: "merged with --no-verify",
     }
     from helpers.merging import cli
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ingraft.errors import UnusableInput
-from ingraft.files import inside, read_json_object
+from ingraft.files import read_json_object
+from ingraft.integrity import verify_manifest
 from ingraft.layout import Layout, read_layout
-from ingraft.manifest import FILE, FileHashes
+from ingraft.manifest import FILE
 
 Kind: TypeAlias = Literal["merged model", "export", "adapter"]
 
@@ -19,7 +20,6 @@ CARD = "README.md"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # What a Trainer keeps to go on with; pickles that nobody who loads the model wants to open.
 _TRAINER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "scaler.pt")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data", ".xml", ".gguf", ".h5", ".msgpack")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def open_contents(root: Path) -> Contents:
         )
     else:
         kind = "export" if "export" in manifest else "merged model"
-    checked = _check(root, files, manifest) if "files" in manifest else 0
+    checked = _check(root) if manifest else 0
     return Contents(root, kind, layout, files, left_out, checked, manifest)
 
 
@@ -111,36 +111,13 @@ def _is_model_weights(name: str, layout: Layout) -> bool:
     return path.name.startswith(("model", "pytorch_model")) and path.suffix in (".safetensors", ".bin")
 
 
-def _check(root: Path, files: Mapping[str, int], manifest: Mapping[str, Any]) -> int:
-    """Hash every file of the manifest; the card alone may have been edited."""
-    known = manifest["files"]
-    if not isinstance(known, dict):
-        raise UnusableInput(f"{root / FILE} does not list the files with their hashes.")
-    expected = {str(name): digest for name, digest in known.items()}
-    for name in expected:
-        inside(root, name, named_by=root / FILE)
-    unproven = sorted(name for name, digest in expected.items() if not isinstance(digest, str))
-    if unproven:
-        raise UnusableInput(
-            f"{root / FILE} has no hash of {unproven[0]}: it was merged with --no-verify.",
-            hint="Merge again without --no-verify.",
-        )
-    missing = sorted(set(expected) - set(files))
-    if missing:
-        raise UnusableInput(f"{root} lacks {_some(missing)}, which {FILE} lists.", hint="Merge or export again.")
-    strange = [name for name in files if name not in expected and name.endswith(_WEIGHTS)]
-    if strange:
-        raise UnusableInput(f"{root} holds {_some(strange)}, which {FILE} does not know.", hint="Take it out first.")
-    with FileHashes(2) as hashes:
-        hashes.start(root / name for name in expected)
-        changed = [name for name, digest in expected.items() if name != CARD and hashes.get(root / name) != digest]
-    if changed:
-        raise UnusableInput(
-            f"{root} is not what {FILE} says: {_some(changed)} changed since it was proven.",
-            hint="Merge or export again; only the model card may be edited.",
-        )
-    return len(expected) - (CARD in expected)
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+def _check(root: Path) -> int:
+    """Compare every file with the manifest, the card excepted, and return how many were compared."""
+    checks = verify_manifest(root)
+    for check in checks:
+        if not check.passed:
+            raise UnusableInput(
+                f"{root} is not what {FILE} says was published: {check.where or check.meaning}.",
+                hint="Merge or export again; only the model card may be edited.",
+            )
+    return int(next(check.value for check in checks if check.name == "published files") or 0)
