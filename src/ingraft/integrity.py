@@ -8,7 +8,8 @@ from typing import Any
 
 from ingraft.errors import UnusableInput
 from ingraft.files import inside, read_json_object
-from ingraft.manifest import FILE, SCHEMA, FileHashes
+from ingraft.hashes import FileHashes
+from ingraft.manifest import FILE, SCHEMA
 from ingraft.verification.files import FREE, no_adapter_left, no_other_files
 from ingraft.verification.report import Check
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ingraft.files import to_json
+from ingraft.hashes import FileHashes
 from ingraft.output_files import MANIFEST
 from ingraft.steps import MergePlan, MergeStep, Source
 from ingraft.verification.report import VerificationReport
@@ -55,40 +53,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-class FileHashes:
-    """sha256 of files in hexadecimal, computed on threads of its own while the merge goes on. Leaving it stops them."""
-
-    def __init__(self, workers: int | None = None) -> None:
-        self._pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="sha256")
-        self._jobs: dict[Path, Future[str]] = {}
-        self._stopped = False
-
-    def __enter__(self) -> FileHashes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def start(self, paths: Iterable[Path]) -> None:
-        """Begin with `paths`; those that were given before are not read again."""
-        for path in paths:
-            if path not in self._jobs:
-                self._jobs[path] = self._pool.submit(self._sha256, path)
-
-    def get(self, path: Path) -> str | None:
-        """The hash of `path`, waited for; None if it was never started."""
-        return self._jobs[path].result() if path in self._jobs else None
-
-    def _sha256(self, path: Path) -> str:
-        digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as file:
-            buffer = bytearray(1 << 22)  # large: between two buffers it may have to wait for Python code
-            while (count := file.readinto(buffer)) and not self._stopped:
-                digest.update(memoryview(buffer)[:count])
-        return digest.hexdigest()
 
 
 def _source(source: Source, root: Path, hashes: FileHashes) -> dict[str, Any]:

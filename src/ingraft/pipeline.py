@@ -96,7 +96,8 @@ def run_plan(
     progress: Progress | None = None,
 ) -> MergeResult:
     """Execute, verify and publish a plan. `embeddings`: the proof runs the three models on texts as well."""
-    from ingraft.manifest import FileHashes, write_manifest
+    from ingraft.hashes import FileHashes
+    from ingraft.manifest import write_manifest
 
     output = Path(output)
     clean_up(output)
@@ -112,15 +113,23 @@ def run_plan(
         started = time.monotonic()
         workers = workers or default_workers()
         with published(output, overwrite=overwrite) as folder, weights_of_base(plan, workers, shown):
-            shown.begin("merge", sum(step.nbytes for step in plan.steps()))
-            done = execute(plan, folder, workers=workers, progress=shown.advance)
+            weights = {folder / shard.file: shard.nbytes for shard in plan.shards}
+            if verify:
+                hashes.start(plan.base.weights)
+                for path, nbytes in weights.items():
+                    hashes.follow(path, nbytes)
+
+            def written(path: Path, position: int, count: int) -> None:
+                hashes.written(path, position, count)
+                shown.advance(count)
+
+            shown.begin("merge", sum(weights.values()))
+            done = execute(plan, folder, workers=workers, written=written)
             shown.end()
             _refuse_no_change(plan, done.figures)
-            weights = [folder / shard.file for shard in plan.shards]
             report: VerificationReport | None = None
-            with flushing(weights):
+            with flushing(list(weights)):
                 if verify:
-                    hashes.start([*plan.base.weights, *weights])
                     report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
                 write_manifest(plan, folder, report, hashes)
     return MergeResult(output, plan, done.figures, report, time.monotonic() - started, done.cloned)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,20 +10,7 @@ import pytest
 
 from helpers.handmade import load_json, write_adapter, write_base
 from helpers.merging import merged
-from ingraft.manifest import FILE, FileHashes, versions
-
-
-@pytest.mark.parametrize("size", [0, 1, 1000, (1 << 22) - 1, 1 << 22, (1 << 22) + 1])
-def test_hashes(size: int, tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(bytes(range(256)) * (size // 256 + 1))
-    with path.open("r+b") as file:
-        file.truncate(size)
-
-    with FileHashes(workers=2) as hashes:
-        hashes.start([path, path])
-        assert hashes.get(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert hashes.get(tmp_path / "never started") is None
+from ingraft.manifest import FILE, versions
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:

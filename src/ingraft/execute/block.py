@@ -30,16 +30,21 @@ class BlockJob:
     stop: int
     edits: tuple[int, ...]
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """The block's first byte in the output's file, and how many bytes it has."""
+        size = TORCH_DTYPES[self.step.dtype].itemsize
+        return self.position + self.start * size, (self.stop - self.start) * size
+
 
 @dataclass(frozen=True)
 class BlockFigures:
-    """Sums of squares over a block (of W, of the delta, of what rounding lost), elements changed, bytes written."""
+    """Sums of squares over a block (of W, of the delta, of what rounding lost), elements changed."""
 
     base: float
     delta: float
     loss: float
     changed: int
-    written: int
 
 
 class Buffers(threading.local):
@@ -99,9 +104,8 @@ def edit_block(job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Pat
     # One element that is not finite makes these sums so; the element-wise test costs more than all of the above.
     if not math.isfinite(delta + loss):
         _refuse_not_finite(step, result, out)
-    write_from(files.get(target, "r+b"), job.position + job.start * out.element_size(), out.view(torch.uint8).numpy())
-    written = count * out.element_size()
-    return BlockFigures(norm, delta, loss, changed, written) if job.edits else BlockFigures(0.0, 0.0, 0.0, 0, written)
+    write_from(files.get(target, "r+b"), job.place[0], out.view(torch.uint8).numpy())
+    return BlockFigures(norm, delta, loss, changed) if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
 
 
 def _refuse_not_finite(step: MergeStep, result: Tensor, out: Tensor) -> None:

@@ -21,7 +21,7 @@ from ingraft.execute.in_memory import merged_parameters
 from ingraft.execute.inputs import FormulaCache
 from ingraft.steps import MergePlan, MergeStep, OutputShard
 
-Progress = Callable[[int], None]
+Written = Callable[[Path, int, int], None]  # file, position, bytes
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,15 @@ class Execution:
 
 
 def execute(
-    plan: MergePlan, folder: Path, *, workers: int | None = None, progress: Progress | None = None
+    plan: MergePlan,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    written: Written | None = None,
 ) -> Execution:
-    """Write everything that `plan` names into `folder`, which exists and is empty. `progress` is told bytes done.
+    """Write everything that `plan` names into `folder`, which exists and is empty.
 
+    written  is told, by any thread, which bytes of which file of weights are what they will be; of every byte once
     Raises UnusableInput for NaN or infinity in the adapter or the result, OSError for a failing disk.
     """
     threads = torch.get_num_threads()
@@ -62,9 +67,13 @@ def execute(
     try:
         with open_files() as files:
             _write_small_files(plan, folder)
-            return _write_shards(plan, folder, files, workers or default_workers(), progress or (lambda count: None))
+            return _write_shards(plan, folder, files, workers or default_workers(), written or _nobody)
     finally:
         torch.set_num_threads(threads)
+
+
+def _nobody(path: Path, position: int, count: int) -> None:
+    pass
 
 
 def default_workers() -> int:
@@ -84,7 +93,7 @@ def _write_small_files(plan: MergePlan, folder: Path) -> None:
         target.write_text(written.text, encoding="utf-8")
 
 
-def _write_shards(plan: MergePlan, folder: Path, files: OpenFiles, workers: int, progress: Progress) -> Execution:
+def _write_shards(plan: MergePlan, folder: Path, files: OpenFiles, workers: int, written: Written) -> Execution:
     memory = merged_parameters(plan) if plan.route == "in-memory" else {}
     figures: dict[tuple[str, str], list[BlockFigures]] = {}
     buffers = Buffers()
@@ -92,13 +101,13 @@ def _write_shards(plan: MergePlan, folder: Path, files: OpenFiles, workers: int,
 
     def copy(source: Path, start: int, target: Path, position: int, count: int) -> None:
         cloned.append(copy_bytes(files.get(source), start, files.get(target, "r+b"), position, count))
-        progress(count)
+        written(target, position, count)
 
     def edit(job: BlockJob, cache: FormulaCache, target: Path, into: list[BlockFigures]) -> None:
         measured = edit_block(job, cache, files, target, buffers)
         cache.done()
         into.append(measured)
-        progress(measured.written)
+        written(target, *job.place)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="ingraft") as pool:
         jobs: list[Future[None]] = []
@@ -110,6 +119,7 @@ def _write_shards(plan: MergePlan, folder: Path, files: OpenFiles, workers: int,
                 with target.open("wb") as file:
                     reserve(file, shard.nbytes)
                 write_from(files.get(target, "r+b"), 0, header)
+                written(target, 0, len(header))
                 for run in copy_runs(shard, len(header)):
                     jobs += [
                         pool.submit(copy, piece.source, piece.start, target, piece.position, piece.count)

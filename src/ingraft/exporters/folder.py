@@ -11,7 +11,8 @@ from typing import Any
 from ingraft.exporters.result import Variant
 from ingraft.exporters.source import Source, carried_files
 from ingraft.files import human_bytes, read_json_object, to_json
-from ingraft.manifest import FILE, SCHEMA, FileHashes, versions
+from ingraft.hashes import FileHashes
+from ingraft.manifest import FILE, SCHEMA, versions
 
 _CARD = "README.md"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.files import human_bytes, read_json_object
-from ingraft.manifest import FILE, FileHashes
+from ingraft.hashes import FileHashes
+from ingraft.manifest import FILE
 from ingraft.report.words import dtype, short_name
 from ingraft.steps import MergePlan, Source
 

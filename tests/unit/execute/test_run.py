@@ -74,11 +74,17 @@ def test_everything_is_written(workers: int, dtype: str, tmp_path: Path) -> None
     adapter = write_adapter(tmp_path / "adapter", base)
     plan = plan_merge(adapter, dtype=dtype)  # type: ignore[arg-type]
     (tmp_path / "out").mkdir()
-    done: list[int] = []
+    told: dict[Path, list[tuple[int, int]]] = {}
 
-    figures = execute(plan, tmp_path / "out", workers=workers, progress=done.append).figures
+    def written(path: Path, position: int, count: int) -> None:
+        told.setdefault(path, []).append((position, position + count))
 
-    assert sum(done) == sum(step.nbytes for step in plan.steps())
+    figures = execute(plan, tmp_path / "out", workers=workers, written=written).figures
+
+    assert told.keys() == {tmp_path / "out" / shard.file for shard in plan.shards}
+    for path, pieces in told.items():  # every byte once
+        starts, stops = zip(*sorted(pieces), strict=True)
+        assert (*starts, path.stat().st_size) == (0, *stops)
     files = {name for name, kind in snapshot(tmp_path / "out").items() if kind != "directory"}
     assert files == {shard.file for shard in plan.shards} | {f.path for f in plan.carried} | {
         w.path for w in plan.written
