@@ -14,21 +14,18 @@ import pytest
 from tokenizers import Tokenizer
 
 from helpers.exports import cross_encoder, last_token_model, pairs_file, sparse_encoder
-from helpers.files import snapshot
+from helpers.files import edit_json, snapshot
 from helpers.merging import cli
-from helpers.models import TEXTS, lora_config, new_folder, sentence_adapter, sentence_base
+from helpers.models import TEXTS, copy_of, lora_config, new_folder, sentence_adapter, sentence_base
 from ingraft.exporters import graph as graph_module
 from ingraft.exporters import run as run_module
 
 READ = [*TEXTS, "pain", " ".join(TEXTS * 6)]  # the last one is longer than the models take
 
 
-def tokens(folder: Path, texts: list[Any], side: str = "right") -> dict[str, Any]:
-    """What any tokenizer of the folder's tokenizer.json makes of texts, padded on one side and cut off at 60."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(60)
-    tokenizer.enable_padding(direction=side, pad_id=0)
-    encoded = tokenizer.encode_batch(texts)
+def tokens(folder: Path, texts: list[Any]) -> dict[str, Any]:
+    """What the folder's tokenizer.json makes of texts by itself: padded on the right side, and cut off."""
+    encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(texts)
     return {
         "input_ids": numpy.array([one.ids for one in encoded]),
         "attention_mask": numpy.array([one.attention_mask for one in encoded]),
@@ -55,7 +52,7 @@ def test_pooled_decoder_in_onnxruntime_alone(architecture: str, side: str) -> No
     output, facts = exported(model, "--pooled", "--opset", "18", "--no-weights")
 
     expected = SentenceTransformer(str(model), device="cpu").encode(READ)
-    found = run_graph(output, tokens(output, READ, side))
+    found = run_graph(output, tokens(output, READ))
     assert numpy.abs(found - expected).max() < 1e-6
     assert facts["opset"] == 18
     assert onnx.load(output / "onnx/model.onnx").opset_import[0].version == 18
@@ -121,7 +118,11 @@ def test_openvino_with_the_hint_that_lies_beside_it() -> None:
     found = compiled(tokens(output, READ))["sentence_embedding"]
     assert numpy.abs(found - SentenceTransformer(str(model), device="cpu").encode(READ)).max() < 1e-6
     assert not (output / "onnx").exists()
-    assert [check["name"] for check in facts["verification"]["checks"]] == ["onnx answers", "openvino answers"]
+    assert [check["name"] for check in facts["verification"]["checks"]] == [
+        "onnx answers",
+        "tokens",
+        "openvino answers",
+    ]
 
 
 @pytest.mark.slow
@@ -157,6 +158,19 @@ def test_graph_that_ignores_the_mask_is_not_published(monkeypatch: pytest.Monkey
     assert run.code == 1, run.err
     assert run.err.startswith("error: The onnx graph does not answer as the model does: ")
     assert "in a batch of" in run.err
+    assert list(parent.iterdir()) == []
+
+
+def test_tokenizer_that_needs_sentence_transformers_is_not_published_pooled() -> None:
+    model = copy_of(sentence_base("bert"))
+    edit_json(model / "tokenizer.json", normalizer={"type": "Lowercase"}, pre_tokenizer={"type": "WhitespaceSplit"})
+    edit_json(model / "tokenizer_config.json", tokenizer_class="BertTokenizer")  # which splits in its own way
+    parent = new_folder("export")
+
+    run = cli("export", model, parent / "out", "--pooled")
+
+    assert run.code == 1, run.err
+    assert "Without Sentence Transformers the tokenizer makes other tokens" in run.err
     assert list(parent.iterdir()) == []
 
 

@@ -22,6 +22,7 @@ from ingraft.exporters.sessions import Session, answering, onnx_session, require
 from ingraft.exporters.source import Source, open_layout, open_source
 from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.tasks import Measure, drop_check, open_measure
+from ingraft.exporters.tokenizer import tokens_check, write_limits
 from ingraft.pipeline import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.verification.report import Check, VerificationReport
@@ -74,6 +75,7 @@ def export(
     chosen = parity_texts(source.live, texts)
     with published(output, overwrite=overwrite) as folder:
         carry(source, folder, weights=weights)
+        write_limits(source, folder)
         final = folder / layout.transformer / _GRAPHS[to]
         shown.begin("graph", 0)
         onnx = folder / _WORK / "model.onnx" if converted else final
@@ -90,7 +92,7 @@ def export(
         variants = [_variant(source, "torch float32"), _variant(source, "onnx float32", session, graph.path, found)]
         del session
         shown.end()
-        checks = [check]
+        checks = [check, *_alone(source, folder, chosen, pooled)]
         metrics: dict[str, tuple[float, float]] = {}
         if quantize:
             shown.begin("int8", 0)
@@ -171,6 +173,19 @@ def _prove(
             hint="Nothing was written. Please report this with the model's config.json.",
         )
     return found, check
+
+
+def _alone(source: Source, folder: Path, texts: Sequence[str], pooled: bool) -> list[Check]:
+    """A pooled graph is for readers without Sentence Transformers: CheckFailed when their tokens would be others."""
+    if not pooled:
+        return []
+    check = tokens_check(source, folder, texts)
+    if not check.passed:
+        raise CheckFailed(
+            f"Without Sentence Transformers the tokenizer makes other tokens: {check.where}.",
+            hint="Nothing was written. Leave out --pooled, and serve the model with Sentence Transformers.",
+        )
+    return [check]
 
 
 def _compare(source: Source, session: Session, texts: Sequence[str], reference: Sequence[Run]) -> Difference:
