@@ -22,7 +22,8 @@ float32 on the CPU.
 - **difference**: ‖theirs − ours‖ / ‖ours‖ over seven texts that fit; allowed is {allowed:.0e}, for rounding in another
   order of summation. The **adapter's effect**, ‖base − merged‖ / ‖merged‖, is what a reader would be off by that read
   the base.
-- **long text**: the same for one text that is longer than the model reads, so that it is cut; shown, not judged.
+- **long text**: the same for one text that is longer than the model reads, so that it is cut; shown, not judged:
+  who cuts elsewhere differs here.
 - **doctor**: what `ingraft doctor` says of the folder before anybody reads it. A reader that does not start where it
   says `will not start` is as expected; one that starts there, or does not start elsewhere, fails the run.
 
