@@ -281,3 +281,19 @@ def test_plan_says_what_it_rewrites(tmp_path: Path) -> None:
     plan = json.loads(cli("merge", adapter, tmp_path / "out", "--dry-run", "--format", "json").out)["plan"]
     assert [file["path"] for file in plan["written"] if file["portable"]] == listed
     assert all(file["reason"] for file in plan["written"])
+
+
+def test_layout_of_a_live_model(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from ingraft import merge_trained
+
+    with quiet():
+        model = SentenceTransformer(str(sentence_base("bert")), device="cpu")
+        model.add_adapter(lora_config("bert"))
+        train_a_little(model[0])
+        merge_trained(model, tmp_path / "out", layout="legacy")
+
+    types = [module["type"] for module in json_of(tmp_path / "out", "modules.json")]
+    assert types == [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
+    assert "base.modules" in (tmp_path / "out-adapter" / "modules.json").read_text()
