@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
@@ -161,8 +161,9 @@ def with_embeddings(
     folder: Path,
     adapter: str | Path | None = None,
     texts: Sequence[str] | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> VerificationReport:
-    """`report` and what base, base + adapter and the model in `folder` answer to `texts` (default: ours)."""
+    """`report` and what base, base + adapter and the model in `folder` answer to `texts` (default: ours) and `task`."""
     from ingraft.verification.embeddings import embedding_parity
 
     parity = embedding_parity(
@@ -170,6 +171,7 @@ def with_embeddings(
         adapter or plan.adapter.root,
         plan.base.root,
         texts=list(texts) if texts else None,
+        task=task,
         trust_remote_code=plan.trust_remote_code,
     )
     checks = (*report.checks, *parity.checks)

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ingraft.base_precision import BasePrecision
 from ingraft.checkpoint import TensorInfo, read_header
@@ -26,6 +27,7 @@ def verify(
     base: str | Path | None = None,
     base_precision: BasePrecision | None = None,
     texts: Sequence[str] | None = None,
+    task: str | Path | None = None,
     embeddings: bool = True,
     trust_remote_code: bool = False,
     workers: int | None = None,
@@ -37,6 +39,7 @@ def verify(
     Without an adapter: that every file in `merged` is the one that its manifest names.
 
     texts       are embedded by the models (default: a set that the package carries)
+    task        a file of pairs with scores, or a BEIR directory: base, adapted and merged model are measured with it
     embeddings  False: no model is run; weights and files are checked alone
     Raises UnusableInput when the inputs cannot be compared; a failed check, also a merged model that is damaged, is in
     the report, not an exception.
@@ -53,6 +56,7 @@ def verify(
 
     shown = progress or Silent()
     workers = workers or default_workers()
+    chosen_task = read_task(Path(task)) if task is not None else None
     plan = _planned(folder, adapter, base, base_precision, trust_remote_code)
     if on_plan:
         on_plan(plan)
@@ -64,9 +68,35 @@ def verify(
         report = VerificationReport((*weights, *files, *verify_hashes(folder, workers=workers)))
         if embeddings and _can_be_run(weights[0], files, plan):
             shown.begin("embeddings", 0)
-            report = with_embeddings(report, plan, folder, adapter, texts)
+            report = with_embeddings(report, plan, folder, adapter, texts, chosen_task)
             shown.end()
     return report
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    """The user's own evaluation in JSON types: pairs with scores, rows of queries and documents, or a BEIR directory.
+
+    Of a BEIR directory the split `test` is taken, else its only one. Raises UnusableInput for anything else.
+    """
+    from ingraft.training.beir import is_beir, judged_splits
+    from ingraft.training.data import read_training_data
+    from ingraft.training.evaluation import RetrievalTask, SimilarityTask, held_out_task, task_of_beir
+
+    if is_beir(path):
+        splits = judged_splits(path)
+        found: Any = task_of_beir(path, "test" if "test" in splits or len(splits) != 1 else splits[0])
+    else:
+        data = read_training_data(path)
+        found = held_out_task(data, range(len(data)))
+    if isinstance(found, SimilarityTask):
+        return {name: list(getattr(found, name)) for name in ("sentences1", "sentences2", "scores")}
+    if not isinstance(found, RetrievalTask) or not found.queries:
+        raise UnusableInput(
+            f"{path} holds nothing to measure with.",
+            hint="Expected pairs with scores (CSV, JSONL, Parquet), or a BEIR directory (corpus, queries, qrels).",
+        )
+    relevant = {query: sorted(documents) for query, documents in found.relevant.items()}
+    return {"queries": dict(found.queries), "corpus": dict(found.corpus), "relevant": relevant}
 
 
 def _can_be_run(structure: Check, files: Sequence[Check], plan: MergePlan) -> bool:

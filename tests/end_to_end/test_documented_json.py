@@ -25,9 +25,11 @@ def documented(first: str) -> list[str]:
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     adapter = sentence_adapter(sentence_base("bert"), lora_config("bert", target_modules=["query"]))
     output = tmp_path_factory.mktemp("merged") / "out"
+    task = tmp_path_factory.mktemp("task") / "pairs.csv"
+    task.write_text("sentence1,sentence2,score\nfever,cough,0.5\npain,foot,0.1\nchest,hand,0.3\n")
     commands = {
         "merge": ["merge", adapter, output],
-        "verify": ["verify", output, "--adapter", adapter],
+        "verify": ["verify", output, "--adapter", adapter, "--task", task],
         "alone": ["verify", output],
     }
     return {name: json.loads(cli(*command, "--format", "json").out) for name, command in commands.items()}
@@ -43,6 +45,8 @@ def test_fields_are_those_that_are_documented(printed: dict[str, dict[str, Any]]
     assert list(figures) == documented("field of `figures`")
     assert list(figures["tensors"][0]) == documented("field of an entry of `tensors`")
     assert list(figures["embeddings"]) == documented("field of `embeddings`")
+    assert list(figures["task"]) == documented("field of `task`")
+    assert list(figures["task"]["metrics"][0]) == documented("field of an entry of `metrics`")
 
 
 def test_checks_are_those_that_are_documented(printed: dict[str, dict[str, Any]]) -> None:

@@ -187,6 +187,29 @@ def checks(report: VerificationReport) -> None:
     Console(highlight=False).print(table)
 
 
+def task(report: VerificationReport) -> None:
+    """How base, adapted and merged model do in the user's task, with intervals of the differences."""
+    measured = report.figures.get("task")
+    if not measured:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    for title in ("base", "adapted", "merged", "adapted − base", "merged − adapted"):
+        table.add_column(title, justify="right")
+    for row in measured["metrics"]:
+        values = [f"{row[name]:.4f}" for name in ("base", "adapted", "merged")]
+        table.add_row(
+            row["metric"], *values, *(_interval(row[name]) for name in ("adapted_minus_base", "merged_minus_adapted"))
+        )
+    unit = "pairs" if measured["kind"] == "pairs" else f"queries, {measured['documents']:,} documents"
+    line("task", f"{measured['items']:,} {unit} · brackets: 95 % of {measured['resamples']:,} resamples")
+    Console(highlight=False).print(table)
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return ""

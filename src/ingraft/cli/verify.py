@@ -35,6 +35,14 @@ def verify(
     texts: Annotated[
         Path | None, typer.Option(help="Texts to embed with both models, one a line. Default: a set of ours.")
     ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own evaluation, for base, adapted and merged model: pairs with scores (CSV, JSONL, Parquet) or "
+            "a BEIR directory.",
+            show_default=False,
+        ),
+    ] = None,
     no_embeddings: Annotated[
         bool, typer.Option("--no-embeddings", help="Run no model: check weights and files alone.")
     ] = False,
@@ -54,7 +62,7 @@ def verify(
     from ingraft.proof import verify as run
     from ingraft.verification.texts import read_texts
 
-    _check_options(adapter, no_embeddings, {"--base": base, "--texts": texts, "--report": report})
+    _check_options(adapter, no_embeddings, {"--base": base, "--texts": texts, "--task": task, "--report": report})
     if report is not None:
         from ingraft.report import check_report
 
@@ -68,6 +76,7 @@ def verify(
             base=base,
             base_precision=base_precision,
             texts=chosen,
+            task=task,
             embeddings=not no_embeddings,
             trust_remote_code=trust_remote_code,
             progress=progress,
@@ -82,6 +91,7 @@ def verify(
         show.json(found.to_dict())
     else:
         show.checks(found)
+        show.task(found)
         show.verdict(found, "proven" if adapter is not None else "intact")
         if report is not None:
             show.line("report", str(report))
@@ -98,5 +108,8 @@ def _check_options(adapter: str | None, no_embeddings: bool, others: Mapping[str
         raise UnusableInput(
             f"{given[0]} belongs to the proof of the model, which needs the adapter.", hint="Pass it with --adapter."
         )
-    if no_embeddings and "--texts" in given:
-        raise UnusableInput("--texts are what --no-embeddings leaves out.", hint="Leave out one of them.")
+    for name in ("--texts", "--task"):
+        if no_embeddings and name in given:
+            raise UnusableInput(
+                f"{name} needs the models that --no-embeddings leaves out.", hint="Leave out one of them."
+            )

@@ -98,6 +98,7 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command
         scatter=Markup(plots.scatter(found)) if found else "",
         distances=Markup(plots.distances(found)) if found else "",
         parity=report.figures.get("embeddings"),
+        task=report.figures.get("task"),
         versions=versions(),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         command=command,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from ingraft.verification.encoding import Outputs, outputs
 from ingraft.verification.layers import answers_of, compare_layers, roundings_of
 from ingraft.verification.plain_process import PlainOutputs, encode_without_peft
 from ingraft.verification.report import Check
+from ingraft.verification.tasks import Items, Task, check_task, compare_task, measure
 from ingraft.verification.texts import TEXTS
 
 _Wide: TypeAlias = NDArray[numpy.float64]
@@ -57,6 +58,7 @@ class EmbeddingParity:
     cosine      smallest cosine between a merged and an unmerged row
     by_text     ‖merged − adapted‖ / ‖adapted‖ of each text
     answers     all the outputs; None where they have different shapes
+    task        what the user's own task measured (`compare_task`)
     """
 
     model_class: str
@@ -72,6 +74,7 @@ class EmbeddingParity:
     by_text: tuple[float, ...]
     checks: tuple[Check, ...]
     answers: Answers | None = field(default=None, repr=False, compare=False)
+    task: Mapping[str, Any] | None = None
 
     def figures(self) -> dict[str, Any]:
         """The numbers in JSON types; none where the outputs could not be compared."""
@@ -90,7 +93,8 @@ class EmbeddingParity:
                 "max_abs": self.max_abs,
                 "cosine": self.cosine,
                 "by_text": list(self.by_text),
-            }
+            },
+            **({"task": dict(self.task)} if self.task else {}),
         }
 
 
@@ -100,6 +104,7 @@ def embedding_parity(
     base: str | Path | None,
     *,
     texts: Sequence[str] | None = None,
+    task: Task | None = None,
     trust_remote_code: bool = False,
 ) -> EmbeddingParity:
     """Compare the model in `merged` with `base` + `adapter`, run through PEFT, on `texts` (default: a set of ours).
@@ -110,9 +115,11 @@ def embedding_parity(
     chosen = list(texts or TEXTS)
     with open_unadapted(adapter, base, trust_remote_code=trust_remote_code, dtype="float32") as unadapted, quiet():
         model, model_class = unadapted.model, unadapted.model_class
-        before = _encode(model, model_class, chosen)
+        if task:
+            check_task(task, model_class)
+        before, task_before = _encode(model, model_class, chosen), _measured(model, task)
         changes = unadapted.adapt()
-        adapted = _encode(model, model_class, chosen)
+        adapted, task_adapted = _encode(model, model_class, chosen), _measured(model, task)
         layers = {
             folder: answers_of(part.transformer, changes[folder].touched)
             for folder, part in zip(unadapted.folders, unadapted.parts, strict=True)
@@ -130,12 +137,15 @@ def embedding_parity(
             touched=touched,
             unit=_unit(stored),
             everywhere=any(dtype != stored for dtype in base_dtypes),
+            task=task,
             trust_remote_code=trust_remote_code,
         )
     except UnusableInput as error:
         meaning = "the merged model loads and answers where peft cannot be imported"
         return _unlike(model_class, "", len(chosen), Check("embeddings", False, meaning, where=error.message))
     parity = compare(before, adapted, plain, chosen, model_class=model_class, stored=stored)
+    if task:
+        parity = replace(parity, task=compare_task(task, task_before, task_adapted, plain.task))
     if not any(layers.values()) or not all(roundings):
         return parity
     by_layer = compare_layers(layers, plain.layers, unit=_coarsest(merged), roundings=max(roundings))
@@ -235,6 +245,10 @@ def _encode(model: Any, model_class: str, texts: Sequence[str]) -> Outputs:
     except Exception as error:  # whatever a model's code raises for its input
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnusableInput(f"The unmerged model cannot be run: {reason}") from None
+
+
+def _measured(model: Any, task: Task | None) -> Items:
+    return measure(model, task) if task else {}
 
 
 def _unlike(model_class: str, stored: str, texts: int, check: Check) -> EmbeddingParity:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ingraft.errors import UnusableInput
 from ingraft.verification.encoding import Outputs, Rows
 from ingraft.verification.layers import LayerAnswer, answers_of
+from ingraft.verification.tasks import Items, Task, measure
 
 _SHAKES = 2
 # `-c` puts the current directory first, where a folder may be called ingraft or torch: it goes.
@@ -34,11 +35,13 @@ _START = (
 
 @dataclass(frozen=True)
 class PlainOutputs:
-    """Outputs of the merged model, what they are with shaken weights, and its layers' answers by folder and name."""
+    """Outputs of the merged model, what they are with shaken weights, its layers' answers by folder and name, and how
+    it does in the user's task."""
 
     outputs: Outputs
     shaken: tuple[Rows, ...]
     layers: Mapping[str, Mapping[str, LayerAnswer]] = field(default_factory=dict)
+    task: Items = field(default_factory=dict)
 
 
 def encode_without_peft(
@@ -48,6 +51,7 @@ def encode_without_peft(
     touched: Mapping[str, Sequence[str]],
     unit: float,
     everywhere: bool = False,
+    task: Task | None = None,
     trust_remote_code: bool,
 ) -> PlainOutputs:
     """Load `merged` where peft cannot be imported, in float32, and encode `texts`.
@@ -67,6 +71,7 @@ def encode_without_peft(
                     "touched": {folder: list(names) for folder, names in touched.items()},
                     "unit": unit,
                     "everywhere": everywhere,
+                    "task": task,
                     "threads": torch.get_num_threads(),
                     "trust_remote_code": trust_remote_code,
                 }
@@ -88,7 +93,8 @@ def encode_without_peft(
         with numpy.load(result) as found:
             shaken = tuple(found[f"shaken{number}"] for number in range(_SHAKES))
             layers = _read_layers(found)
-            return PlainOutputs(Outputs(found["rows"], found["of_text"]), shaken, layers)
+            in_task = json.loads(str(found["task"]))
+            return PlainOutputs(Outputs(found["rows"], found["of_text"]), shaken, layers, in_task)
 
 
 def main(job_file: str) -> None:
@@ -115,6 +121,8 @@ def main(job_file: str) -> None:
         found = outputs(model, model_class, job["texts"])
         layers = {folder: answers_of(transformers[folder], names) for folder, names in job["touched"].items()}
         results: dict[str, Any] = {"rows": found.rows, "of_text": found.of_text, **_written_layers(layers)}
+        in_task = measure(model, job["task"]) if job["task"] else {}
+        results["task"] = numpy.array(json.dumps(in_task))
         for number in range(_SHAKES):
             with shaken(weights, job["unit"], seed=number + 1):
                 results[f"shaken{number}"] = outputs(model, model_class, job["texts"]).rows
