@@ -80,7 +80,7 @@ def read_task(path: Path) -> dict[str, Any]:
     """
     from ingraft.training.beir import is_beir, judged_splits
     from ingraft.training.data import read_training_data
-    from ingraft.training.evaluation import RetrievalTask, SimilarityTask, held_out_task, task_of_beir
+    from ingraft.training.tasks import RetrievalTask, SimilarityTask, held_out_task, task_of_beir
 
     if is_beir(path):
         splits = judged_splits(path)

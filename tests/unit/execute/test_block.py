@@ -136,7 +136,7 @@ def test_rounded_once(stored: torch.dtype, written: torch.dtype, blocks: int, tm
     work = Work(tmp_path, base, lora_A=A, lora_B=B)
     step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), NAMES[written], work.source)
 
-    found, figures = work.run(step, written)
+    found, _ = work.run(step, written)
 
     exact = base.double() + DELTA
     torch.testing.assert_close(found, exact.to(written), rtol=torch.finfo(written).eps * 4, atol=1e-6)
