@@ -13,7 +13,8 @@ import pytest
 
 from helpers.models import sentence_base
 from ingraft.errors import UnusableInput
-from ingraft.training.evaluation import RetrievalTask, SimilarityTask, evaluate
+from ingraft.training.evaluation import evaluate
+from ingraft.training.tasks import RetrievalTask, SimilarityTask
 from ingraft.verification.tasks import check_task, compare_task, measure
 
 WORDS = [
