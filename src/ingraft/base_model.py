@@ -64,11 +64,23 @@ def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
     return BaseModel(
         name,
         layout,
-        read_json_object(folder / "config.json"),
+        read_model_config(folder),
         open_checkpoint(folder),
         task=transformer_task(trained or layout),
         as_stored=trained is None and not layout.is_sentence_transformers,
     )
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a transformer. Raises UnusableInput where it names its class by something that is no name."""
+    file = folder / "config.json"
+    config = read_json_object(file)
+    kind, classes = config.get("model_type"), config.get("architectures")
+    if kind is not None and not isinstance(kind, str):
+        raise UnusableInput(f"{file}: model_type is {kind!r:.80}, expected a name.")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise UnusableInput(f"{file}: architectures is {classes!r:.80}, expected a list of class names.")
+    return config
 
 
 def _trained_layout(adapter: Adapter) -> Layout | None:

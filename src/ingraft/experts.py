@@ -24,6 +24,8 @@ def has_target_parameters(config: Mapping[str, Any]) -> bool:
 def with_parameters(tensors: AdapterTensors, config: Mapping[str, Any], runtime: RuntimeModel) -> AdapterTensors:
     """Give every target that is a wrapped parameter the parameter's own name."""
     wanted = config.get("target_parameters") or []
+    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+        raise UnusableInput(f"adapter_config.json: target_parameters is {wanted!r:.80}, expected a list of names.")
     return replace(tensors, targets=tuple(_with_parameter(target, wanted, runtime) for target in tensors.targets))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.adapter import Adapter, group_tensors, open_adapter
-from ingraft.base_model import open_base
+from ingraft.base_model import open_base, read_model_config
 from ingraft.checkpoint import Checkpoint, find_weights, open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
@@ -91,6 +91,10 @@ def _inspect_adapter(adapter: Adapter, base: str | Path | None, norms: bool) -> 
         saved = tuple(parameter.parameter for parameter in grouped.saved)
         measured = _lora_norms(adapter, method) if norms and method.formula == "lora:lora" else {}
     targets = adapter.config.raw.get("target_modules") or []
+    if not isinstance(targets, (str, list)):
+        raise UnusableInput(
+            f"{adapter.folder / 'adapter_config.json'}: target_modules is {targets!r:.80}, expected names or a pattern."
+        )
     return AdapterInspection(
         path=adapter.root,
         method=method.name,
@@ -160,15 +164,17 @@ def _lora_norms(adapter: Adapter, method: Method) -> Mapping[str, float]:
 def _scale(adapter: Adapter, module: str, rank: int) -> float:
     from ingraft.methods.settings import pattern_value
 
-    alpha = float(
-        pattern_value(adapter.config.raw, "alpha_pattern", module, adapter.config.raw.get("lora_alpha", rank))
-    )
+    alpha = pattern_value(adapter.config.raw, "alpha_pattern", module, adapter.config.raw.get("lora_alpha", rank))
+    if not isinstance(alpha, (int, float)):
+        raise UnusableInput(
+            f"{adapter.folder / 'adapter_config.json'}: the alpha of {module} is {alpha!r:.80}, expected a number."
+        )
     return alpha / (rank**0.5 if adapter.config.raw.get("use_rslora") else rank)
 
 
 def _inspect_model(layout: Layout) -> ModelInspection:
     folder = layout.transformer_folder
-    config = read_json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_model_config(folder) if (folder / "config.json").is_file() else {}
     checkpoint = open_checkpoint(folder)
     dtypes: dict[str, int] = {}
     for info in checkpoint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ingraft.files import read_json_object
 from ingraft.layout import Layout
@@ -105,8 +106,12 @@ def _same_vocabulary(tokenizer: Path, other: Path) -> bool:
     if not (other / "tokenizer.json").is_file():
         return False
     first, second = read_json_object(tokenizer), read_json_object(other / "tokenizer.json")
-    vocabularies = [(t.get("model", {}).get("vocab"), t.get("added_tokens")) for t in (first, second)]
-    return vocabularies[0] == vocabularies[1]
+    return _vocabulary(first) == _vocabulary(second)
+
+
+def _vocabulary(tokenizer: Mapping[str, Any]) -> tuple[Any, Any]:
+    model = tokenizer.get("model")
+    return (model.get("vocab") if isinstance(model, dict) else model), tokenizer.get("added_tokens")
 
 
 def _walk(root: Path) -> Iterator[PurePosixPath]:

@@ -126,3 +126,21 @@ def test_quantisation(config: Any, expected: str | None, tmp_path: Path) -> None
     adapter = open_adapter(write_adapter(tmp_path / "adapter", base))
 
     assert quantisation_of(open_base(adapter, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("model_type", {"a": None}, "a name"),
+        ("model_type", 3, "a name"),
+        ("architectures", {"": "x"}, "a list of class names"),
+        ("architectures", "BertModel", "a list of class names"),
+        ("architectures", [None], "a list of class names"),
+    ],
+)
+def test_class_that_is_no_name(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", config={key: value})
+    adapter = open_adapter(write_adapter(tmp_path / "adapter", base))
+
+    with pytest.raises(UnusableInput, match=f"config.json: {key} is .*, expected {expected}"):
+        open_base(adapter, None)

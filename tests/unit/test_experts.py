@@ -50,3 +50,11 @@ def test_plain_modules_stay() -> None:
 def test_more_wrappers_than_parameters(wanted: list[str]) -> None:
     with pytest.raises(UnusableInput, match="wrapped"):
         place([f"{EXPERTS}.base_layer"], wanted)
+
+
+@pytest.mark.parametrize("wanted", [True, "experts.down_proj", {"experts": 1}, [None]])
+def test_names_that_are_none(wanted: object) -> None:
+    runtime = RuntimeModel("X", {}, {}, {}, {}, frozenset())
+
+    with pytest.raises(UnusableInput, match=r"target_parameters is .*, expected a list of names"):
+        with_parameters(AdapterTensors((), {}, ()), {"target_parameters": wanted}, runtime)

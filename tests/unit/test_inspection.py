@@ -171,3 +171,19 @@ def test_damaged_adapter(file: str, damage: bytes, tmp_path: Path) -> None:
     assert run.code == 2
     assert run.err.startswith("error: ")
     assert file in run.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("lora_alpha", "query", "the alpha of .* is 'query', expected a number"),
+        ("alpha_pattern", {"query": None}, "the alpha of .* is None, expected a number"),
+        ("alpha_pattern", ["query"], r"alpha_pattern is \['query'\], expected values by module"),
+        ("target_modules", 1, "target_modules is 1, expected names or a pattern"),
+    ],
+)
+def test_settings_of_another_type(setting: str, value: object, message: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base"), **{setting: value})
+
+    with pytest.raises(UnusableInput, match=message):
+        inspect(adapter)

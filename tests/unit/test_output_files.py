@@ -164,3 +164,17 @@ def test_files_below_folders_without_a_module_are_carried(tmp_path: Path) -> Non
     base = touch(tmp_path / "base", "config.json", "package/layers.py")
 
     assert "package/layers.py" in sources(place(base, touch(tmp_path / "adapter", *ADAPTER)), tmp_path)
+
+
+@pytest.mark.parametrize("model", ["x", None, 3, ["a"], {}, {"vocab": None}])
+def test_tokenizers_that_are_no_objects(model: object, tmp_path: Path) -> None:
+    """They are carried as they are, and the base's vocabulary goes where the tokenizer is another one."""
+    base = touch(tmp_path / "base", "config.json", "tokenizer.json", "vocab.txt")
+    adapter = touch(tmp_path / "adapter", *ADAPTER)
+    write_json(base / "tokenizer.json", {"model": model})
+    write_json(adapter / "tokenizer.json", {"model": {"vocab": {"a": 0}}})
+
+    found = sources(place(base, adapter), tmp_path)
+
+    assert found["tokenizer.json"] == "adapter/tokenizer.json"
+    assert "vocab.txt" not in found

@@ -86,7 +86,9 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise UnusableInput(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique(path))
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique(path), parse_constant=_refuse)
+        if rb"\ud" in text or rb"\uD" in text:
+            json.dumps(entries, ensure_ascii=False).encode()  # half a surrogate pair is no text: a ValueError
     except (ValueError, RecursionError):  # also a number of more than 4300 digits
         raise UnusableInput(
             f"{path} is not a sound safetensors file: its header is not JSON.", hint=_DOWNLOAD
@@ -109,6 +111,11 @@ def read_header(path: Path) -> Header:
 _DOWNLOAD = "Download it again."
 
 
+def _refuse(word: str) -> Any:
+    """`NaN` and `Infinity`, which Python reads and JSON does not know."""
+    raise ValueError(word)
+
+
 def _unique(path: Path) -> Any:
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(pairs)
@@ -122,15 +129,13 @@ def _unique(path: Path) -> Any:
 def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     if not isinstance(entry, dict):
         raise UnusableInput(f"{path}: the header entry of {name} is not an object.")
-    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
-        raise UnusableInput(f"{path} names a tensor {name!r}, which is not Unicode text.")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise UnusableInput(f"{path}: {name} has the unknown dtype {dtype!r}.")
+        raise UnusableInput(f"{path}: {name} has the unknown dtype {dtype!r:.80}.")
     if not isinstance(shape, list) or not all(_is_count(dim) for dim in shape):
-        raise UnusableInput(f"{path}: {name} has no valid shape: {shape!r}.")
+        raise UnusableInput(f"{path}: {name} has no valid shape: {shape!r:.80}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
-        raise UnusableInput(f"{path}: {name} has no valid data_offsets: {offsets!r}.")
+        raise UnusableInput(f"{path}: {name} has no valid data_offsets: {offsets!r:.80}.")
     start, stop = offsets
     expected = tensor_nbytes(dtype, tuple(shape))
     if stop - start != expected:

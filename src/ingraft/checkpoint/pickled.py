@@ -32,9 +32,9 @@ def read_pickled(path: Path) -> Header:
 
     if path.stat().st_size < 8:
         raise UnusableInput(f"{path} is no checkpoint: it has {path.stat().st_size} bytes.", hint="Download it again.")
-    if not zipfile.is_zipfile(path):
-        return _read_legacy(path)
     try:
+        if not zipfile.is_zipfile(path):
+            return _read_legacy(path)
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
@@ -46,8 +46,6 @@ def read_pickled(path: Path) -> Header:
             state = _load(path)
     except pickle.UnpicklingError:
         raise UnusableInput(_UNSAFE.format(path=path)) from None
-    except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
     tensors = []
     for name, value in _state_dict(path, state).items():
         storage_start = getattr(value.untyped_storage(), "_checkpoint_offset", None)
@@ -72,14 +70,22 @@ _CONVERT = "Convert it once: load it with transformers and save_pretrained(..., 
 
 
 def _load(path: Path) -> object:
-    """What `path` holds, with no code of it run and no warning of torch's about old pickle protocols."""
+    """What `path` holds, with no code of it run and no warning of torch's about old pickle protocols.
+
+    UnpicklingError when it asks for more than tensors, UnusableInput when it is broken.
+    """
     import warnings
 
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise
+        except Exception as error:  # a broken pickle makes torch's reader fail in whatever way its stack happens to
+            raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
 
 
 def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
@@ -110,8 +116,6 @@ def _read_legacy(path: Path) -> Header:
         if "invalid load key" in str(error) or "pickle data was truncated" in str(error):
             raise UnusableInput(f"{path} is not a checkpoint that torch can read.", hint="Download it again.") from None
         raise UnusableInput(_UNSAFE.format(path=path)) from None
-    except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
     folder = Path(tempfile.mkdtemp(prefix="ingraft-pickled-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     converted = folder / f"{path.stem}.safetensors"

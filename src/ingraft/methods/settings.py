@@ -24,6 +24,8 @@ def below_pattern_value(config: Mapping[str, Any], name: str, module: str, defau
 
 def _first_match(config: Mapping[str, Any], name: str, module: str, default: Any, rule: str) -> Any:
     patterns = config.get(name) or {}
+    if not isinstance(patterns, Mapping):
+        raise UnusableInput(f"adapter_config.json: {name} is {patterns!r:.80}, expected values by module.")
     for key, value in patterns.items():
         try:
             if re.match(rule.format(key), module):

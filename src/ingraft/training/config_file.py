@@ -10,6 +10,8 @@ from ingraft.errors import UnusableInput
 from ingraft.training.config import TrainingConfig
 from ingraft.training.keys import build, keys_of, nested, overlaid, plain
 
+_MOST_VALUES = 100_000
+
 
 def resolve(file: Path | None, flags: Mapping[tuple[str, ...], Any]) -> TrainingConfig:
     """The config of `file` with `flags` (by path) over it, defaults for the rest. UnusableInput names what is wrong."""
@@ -44,10 +46,30 @@ def read_config(file: Path) -> dict[str, Any]:
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UnusableInput(f"{file} is not YAML: {problem}{line}.") from None
+    except RecursionError:
+        raise UnusableInput(f"{file} is nested too deeply to be read.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # a tag that its value does not fit
+        raise UnusableInput(f"{file} is not YAML: {_first_line(error)}.") from None
+    _check_size(value, file)
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise UnusableInput(f"{file} holds {found}; expected settings such as: model: all-MiniLM-L6-v2")
     return value
+
+
+def _check_size(value: Any, file: Path) -> None:
+    """A few aliases of aliases stand for more values than memory holds, and one of itself for no end of them."""
+    left, count = [value], 0
+    while left:
+        count += 1
+        if count > _MOST_VALUES:
+            raise UnusableInput(f"{file} holds more than {_MOST_VALUES:,} values, or one that contains itself.")
+        found = left.pop()
+        left += found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def to_yaml(config: TrainingConfig) -> str:

@@ -65,9 +65,9 @@ def _examples(row: Row, places: Sequence[tuple[int, str, str]], group: str) -> l
             values.append([checked])
             continue
         listed = value if isinstance(value, list) and role not in ("anchor", "sentence1", "text") else [value]
-        wrong = next((item for item in listed if not isinstance(item, str)), None)
-        if wrong is not None:
-            return f"{name} is a {type(wrong).__name__}, expected text"
+        wrong = [type(item).__name__ for item in listed if not isinstance(item, str)]
+        if wrong:
+            return f"{name} is a {wrong[0]}, expected text"
         stripped = [item.strip() for item in listed]
         if "" in stripped:
             return f"{name} holds an empty text"

@@ -101,7 +101,7 @@ def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 yield number, error
 
 
@@ -115,6 +115,8 @@ def _read_json(path: Path) -> Table:
         raise UnusableInput(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from None
     except RecursionError:
         raise UnusableInput(f"{path} is nested too deeply to be read.") from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise UnusableInput(f"{path} holds a number of too many digits.") from None
     if not isinstance(value, list):
         found = f"an object with the keys {_some(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise UnusableInput(f"{path} holds {found}; expected a list of objects, one for each row.")
@@ -132,6 +134,8 @@ def _objects(path: Path, objects: Iterable[tuple[int, Any]], *, unit: str) -> Ta
             broken.append(f"{unit} {number}: not JSON, {value.msg} at column {value.colno}")
         elif isinstance(value, RecursionError):
             broken.append(f"{unit} {number}: nested too deeply")
+        elif isinstance(value, ValueError):
+            broken.append(f"{unit} {number}: a number of too many digits")
         else:
             broken.append(f"{unit} {number}: a {type(value).__name__}, expected an object")
     rows = tuple(Row(number, tuple(value.get(column) for column in columns)) for number, value in read)

@@ -131,6 +131,14 @@ UNSOUND: dict[str, bytes] = {
     "name of half a surrogate pair": raw_file(
         b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8)
     ),
+    "metadata of half a surrogate pair": raw_file(b'{"__metadata__":{"format":"\\ud800"}}'),
+    "half a surrogate pair in a field that nobody reads": raw_file(
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"b":"\\uDFFF"}}', bytes(8)
+    ),
+    "infinity in a field that nobody reads": raw_file(
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"b":-Infinity}}', bytes(8)
+    ),
+    "dtype without an end": raw_file({"a": entry("F" * 5000)}, bytes(8)),
     "metadata of numbers": raw_file({"__metadata__": {"a": 1}}),
     "metadata in a list": raw_file({"__metadata__": ["a"]}),
     "metadata in an empty list": raw_file({"__metadata__": []}),
@@ -297,3 +305,13 @@ def test_sizes_of_all_dtypes(dtype: str, tmp_path: Path) -> None:
     assert (info.dtype, info.nbytes) == (dtype, nbytes)
     assert safetensors_reads(content)
     assert not safetensors_reads(raw_file({"a": entry(dtype, [4], [0, nbytes + 1])}, bytes(nbytes + 1)))
+
+
+def test_characters_beyond_the_first_65536() -> None:
+    """Two halves of a surrogate pair, as JSON writers escape them, are one character."""
+    text = rb'{"__metadata__":{"a":"\ud83d\ude00"},"\ud83d\ude00":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+
+    header = read_bytes(raw_file(text, bytes(1)))
+
+    assert dict(header.metadata) == {"a": "😀"}
+    assert [info.name for info in header.tensors] == ["😀"]

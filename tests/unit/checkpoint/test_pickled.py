@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -113,6 +114,37 @@ def test_code_is_not_run(bomb: type[Bomb], legacy: bool, tmp_path: Path) -> None
         read_pickled(path)
 
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\x80\x02.", b"\x80\x02J\x01.", b"\x80\x02h\x07.", b"\x80\x02)R.", b"\x80\x02}K\x01K\x02u.", b""]
+)
+@pytest.mark.parametrize("archive", [True, False], ids=["zip", "bare"])
+def test_broken_pickles(broken: bytes, archive: bool, tmp_path: Path) -> None:
+    """An empty stack, a number that ends too early, an object that was never stored: said in words."""
+    path, sound = tmp_path / "pytorch_model.bin", tmp_path / "sound.bin"
+    torch.save({"a": torch.ones(2)}, sound)
+    if archive:
+        with zipfile.ZipFile(sound) as source, zipfile.ZipFile(path, "w") as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                target.writestr(entry, broken if entry.filename.endswith("data.pkl") else content)
+    else:
+        path.write_bytes(broken + bytes(8))
+
+    with pytest.raises(UnusableInput, match=re.escape(str(path))):
+        read_pickled(path)
+
+
+def test_archive_over_several_disks(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(2)}, path)
+    content = path.read_bytes()
+    at = content.rindex(b"PK\x06\x07")  # where the end of the directory lies, and on which of how many disks
+    path.write_bytes(content[: at + 16] + (2).to_bytes(4, "little") + content[at + 20 :])
+
+    with pytest.raises(UnusableInput, match="cannot be read"):
+        read_pickled(path)
 
 
 def test_bare_pickle_is_not_run(tmp_path: Path) -> None:

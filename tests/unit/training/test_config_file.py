@@ -68,3 +68,33 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="is not YAML"):
         read_config(path)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "value", ["!!int x", "!!float x", "!!timestamp x", "!!bool x", "0x_", "2020-13-45", "[" * 5000]
+)
+def test_values_that_do_not_fit_their_tag(value: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(f"model: {value}")
+
+    with pytest.raises(UnusableInput, match=r"t\.yaml is (not YAML|nested too deeply)"):
+        read_config(file)
+
+
+@pytest.mark.parametrize("text", ["loss_arguments: &a {b: *a}", "more_data: &a [*a]"])
+def test_values_that_contain_themselves(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(text)
+
+    with pytest.raises(UnusableInput, match="contains itself"):
+        read_config(file)
+
+
+def test_aliases_of_aliases_of_aliases(tmp_path: Path) -> None:
+    """Few bytes that stand for a billion values."""
+    file = tmp_path / "t.yaml"
+    lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    file.write_text("\n".join(lines))
+
+    with pytest.raises(UnusableInput, match="more than 100,000 values"):
+        read_config(file)

@@ -57,6 +57,14 @@ def test_more_negatives(tmp_path: Path) -> None:
     assert list(data.columns) == ["anchor", "positive", "negative", "negative_2"]
 
 
+def test_lists_with_nothing_in_them_are_no_texts(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"query": "a", "pos": ["b"], "neg": [null]}\n{"query": "c", "pos": ["d"], "neg": ["e"]}\n')
+
+    with pytest.raises(UnusableInput, match="line 1: neg is a NoneType, expected text"):
+        read_training_data(file)
+
+
 def test_a_score_beside_negatives_is_not_used(tmp_path: Path) -> None:
     rows = [("a", "b", "c", "0.5"), ("d", "e", "f", "1")]
     data = table(tmp_path, ("anchor", "positive", "negative", "score"), rows)

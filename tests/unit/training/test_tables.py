@@ -84,6 +84,16 @@ def test_json_lines_that_are_no_objects_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_numbers_of_too_many_digits(tmp_path: Path) -> None:
+    row = '{"a": %s, "b": 1}'
+    (tmp_path / "t.jsonl").write_text("\n".join([row % 9, row % ("9" * 5000)]))
+    assert read_table(tmp_path / "t.jsonl").broken == ("line 2: a number of too many digits",)
+
+    (tmp_path / "t.json").write_text("[" + row % ("9" * 5000) + "]")
+    with pytest.raises(UnusableInput, match="too many digits"):
+        read_table(tmp_path / "t.json")
+
+
 def test_columns_that_only_later_rows_have(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": "1"}\n{"b": "2", "a": "3"}\n')
