@@ -83,12 +83,13 @@ def train_and_merge(
     An output that is in use is refused before the training, not after it. Raises UnusableInput or CheckFailed; the
     adapter then stays.
     """
+    from ingraft.training.processes import these_processes
     from ingraft.training.run import train
 
     if config.merge is not None:
         check_output(config.merge, overwrite=config.overwrite, inputs=(config.output,))
     trained = train(config, observe=observe)
-    if config.merge is None:
+    if config.merge is None or not these_processes().writes:
         return trained, None
     merged = merge(
         trained.output,

@@ -26,7 +26,11 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
         typer.echo(to_yaml(settings), nl=False)
         return
     from ingraft.trained import train_and_merge
+    from ingraft.training.processes import these_processes
 
+    if not these_processes().writes:
+        train_and_merge(settings)
+        return
     human = format == "human"
     with show_training.observer(human=human) as observe:
         trained, merged = train_and_merge(settings, observe=observe)

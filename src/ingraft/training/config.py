@@ -153,7 +153,8 @@ class TrainingConfig:
     """Highest learning rate; it rises over the first tenth of the steps and then falls to zero."""
 
     batch_size: int = 64
-    """Rows per step. For pairs, the other rows of a batch are the wrong answers: larger is better."""
+    """Rows per step, of all processes together. For pairs, the others of a batch are the wrong answers: larger is
+    better."""
 
     method: str = "lora"
     """PEFT method: lora, rslora, dora, pissa, olora, or any other that can be merged (ingraft methods), by its type."""
@@ -175,6 +176,12 @@ class TrainingConfig:
 
     holdout: float = 0.1
     """Share of the rows that is not trained on but measured before and after; 0 for none."""
+
+    bf16: bool = False
+    """Compute in bfloat16 where that loses little; the adapter's weights stay float32."""
+
+    gradient_checkpointing: bool = False
+    """Compute what the backward pass needs a second time: less memory, about a third more time."""
 
     general: str = "auto"
     """What the model should not forget: scored pairs, measured before and after; auto takes a small set of everyday

@@ -15,6 +15,7 @@ from ingraft.training.config import TrainingConfig
 from ingraft.training.facts import Step
 from ingraft.training.losses import make_loss
 from ingraft.training.prepare import Dataset
+from ingraft.training.processes import Processes, rows_for_each
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -56,6 +57,7 @@ def fit(
     *,
     run: Run | None = None,
     measure: Callable[[], Mapping[str, float]] | None = None,
+    processes: Processes | None = None,
 ) -> Fit:
     """Train what is trainable in `model`, in place. `prompts` are by data set and role.
 
@@ -66,7 +68,7 @@ def fit(
     initial = {name: parameter.detach().clone() for name, parameter in _trainable(model).items()}
     with tempfile.TemporaryDirectory(prefix="ingraft-training-") as scratch:
         folder = run.folder if run else Path(scratch)
-        trainer = _trainer(model, datasets, config, prompts, folder, checkpoints=run is not None, measure=measure)
+        trainer = _trainer(model, datasets, config, prompts, folder, run is not None, measure, processes or Processes())
         trainer.add_callback(report_steps(on_step))
         # Theirs know only an adapter called `default`, load the base again, and write a card with rows of the data.
         trainer._save = lambda output_dir=None, state_dict=None: save_checkpoint(model, Path(output_dir or folder))
@@ -96,9 +98,9 @@ def _trainer(
     config: TrainingConfig,
     prompts: Mapping[str, Mapping[str, str]],
     folder: Path,
-    *,
     checkpoints: bool,
     measure: Callable[[], Mapping[str, float]] | None,
+    processes: Processes,
 ) -> Any:
     import sentence_transformers
     import torch
@@ -106,7 +108,7 @@ def _trainer(
 
     model_type = type(model).__name__
     rows = {dataset.name: _rows(dataset) for dataset in datasets}
-    losses = {dataset.name: _loss(model, dataset, config) for dataset in datasets}
+    losses = {dataset.name: _loss(model, dataset, config, gather=processes.count > 1) for dataset in datasets}
     only = datasets[0].name if len(datasets) == 1 else None
     every = config.checkpoints.every
     when: dict[str, Any] = {"save_strategy": "no"}
@@ -122,7 +124,7 @@ def _trainer(
     arguments = getattr(sentence_transformers, f"{model_type}TrainingArguments")(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=rows_for_each(config.batch_size, processes),
         learning_rate=config.learning_rate,
         warmup_steps=0.1,  # a share of the steps
         batch_sampler=_sampler(datasets),
@@ -131,6 +133,10 @@ def _trainer(
         logging_strategy="steps",
         logging_steps=_logging_steps(step_count(datasets, config), every if checkpoints else None),
         report_to="none",
+        bf16=config.bf16,
+        use_cpu=config.bf16 and not torch.cuda.is_available(),  # or the library wants a GPU for it
+        activation_checkpointing=config.gradient_checkpointing,
+        ddp_backend="gloo" if processes.count > 1 and not torch.cuda.is_available() else None,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         **when,
@@ -184,11 +190,11 @@ def _rows(dataset: Dataset) -> Any:
     return Rows.from_dict({role: list(values) for role, values in dataset.rows.columns.items()})
 
 
-def _loss(model: Any, dataset: Dataset, config: TrainingConfig) -> Any:
+def _loss(model: Any, dataset: Dataset, config: TrainingConfig, *, gather: bool) -> Any:
     arguments = dict(dataset.loss_arguments)
     if dataset.loss.startswith("Cached") and config.mini_batch_size is not None:
         arguments.setdefault("mini_batch_size", config.mini_batch_size)
-    return make_loss(model, dataset.loss, arguments, matryoshka=config.matryoshka)
+    return make_loss(model, dataset.loss, arguments, matryoshka=config.matryoshka, gather=gather)
 
 
 def _sampler(datasets: Sequence[Dataset]) -> Any:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
-from ingraft.publish import check_output, published
-from ingraft.training.checkpoints import Run, clear_run, open_run
+from ingraft.publish import check_output
+from ingraft.training.checkpoints import Run, clear_run, open_run, run_folder
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.convert import initial_matrices
 from ingraft.training.evaluation import Metrics, evaluate
@@ -43,6 +43,7 @@ from ingraft.training.model import (
 )
 from ingraft.training.model_types import choose_model_type
 from ingraft.training.prepare import Dataset, prepare
+from ingraft.training.processes import Processes, rows_for_each, these_processes
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import data_hashes, write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
@@ -59,8 +60,10 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     are to be left out all the same. `observe` is told what is found out, stage by stage. Checkpoints of a run that is
     stopped stay beside the output. Raises UnusableInput or CheckFailed.
     """
-    stages = Stages(observe or _unobserved)
+    processes = these_processes()
+    stages = Stages(observe if observe and processes.writes else _unobserved)
     check_settings(config)
+    rows_for_each(config.batch_size, processes)
     root, base_name = base_directory(config)
     _check_output(config, root)
     model_type = choose_model_type(config, root)
@@ -72,7 +75,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         raise UnusableInput("--checkpoints.best needs rows to measure on.", hint="Raise --holdout, or name --test.")
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
-    with published(config.output, overwrite=config.overwrite) as folder:
+    with processes.output(config.output, overwrite=config.overwrite) as folder:
         with stages.timed("import"):
             import_libraries()
             method = choose_method(config)
@@ -84,7 +87,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                 model = load_base(config, root, model_type)
             base = model_facts(model, config.model, root)
             stages.tell(base)
-            run = _open_run(config, datasets, base)
+            run = _open_run(config, datasets, base, processes)
             before = _measure("base", model, task, stages)
             general_before = _measure("base, in general", model, prepared.general, stages)
             set_prompts(model, config.prompts)
@@ -107,14 +110,16 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                     stages.tell,
                     run=run,
                     measure=partial(evaluate, model, task) if config.checkpoints.best and task else None,
+                    processes=processes,
                 )
             if fitted.best:
                 stages.tell(Restored(fitted.best.step, fitted.best.metric, fitted.best.value))
             forget_figures(model)
             after = _measure("adapted", model, task, stages)
             general_after = _measure("adapted, in general", model, prepared.general, stages)
-            with stages.timed("save"):
-                save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
+            if processes.writes:
+                with stages.timed("save"):
+                    save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
         figures = {
             "before": before,
             "after": after,
@@ -125,8 +130,11 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             "best": fitted.best,
             "seconds": stages.seconds,
         }
-        write_record(folder, config, {"data": prepared.facts, "base": base, "adapter": adapter}, **figures)
-    if run:
+        adapter_bytes = 0
+        if processes.writes:
+            write_record(folder, config, {"data": prepared.facts, "base": base, "adapter": adapter}, **figures)
+            adapter_bytes = (folder / ADAPTER_WEIGHTS).stat().st_size
+    if run and processes.writes:
         shutil.rmtree(run.folder, ignore_errors=True)
     return TrainingResult(
         output=config.output,
@@ -140,7 +148,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         after=after,
         general_before=general_before,
         general_after=general_after,
-        adapter_bytes=(config.output / ADAPTER_WEIGHTS).stat().st_size,
+        adapter_bytes=adapter_bytes,
         seconds=stages.seconds,
     )
 
@@ -159,13 +167,18 @@ class Stages:
         self.seconds[stage] = round(time.monotonic() - started, 2)
 
 
-def _open_run(config: TrainingConfig, datasets: Sequence[Dataset], base: ModelFacts) -> Run | None:
+def _open_run(
+    config: TrainingConfig, datasets: Sequence[Dataset], base: ModelFacts, processes: Processes
+) -> Run | None:
     """Where checkpoints go, for a run that is long enough to have any."""
     every = config.checkpoints.every
     wanted = every and (step_count(datasets, config) > every or config.checkpoints.best)
     if not wanted and not config.resume:
-        clear_run(config)
+        if processes.writes:
+            clear_run(config)
         return None
+    if not config.resume and not processes.writes:
+        return Run(run_folder(config.output))  # which the first process makes
     return open_run(config, files=data_hashes(config), fingerprint=base.fingerprint)
 
 

@@ -87,7 +87,7 @@ def run(*arguments: str) -> tuple[Any, list[Any]]:
 
     app = typer.Typer()
     app.command()(train)
-    return CliRunner().invoke(app, arguments), called
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "300"}), called
 
 
 REQUIRED = ("--model", "m", "--data", "d.csv", "--output", "o")

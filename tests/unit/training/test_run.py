@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.training import TrainingConfig, evaluate, run, train
@@ -128,7 +129,6 @@ def test_a_dense_module_is_trained_and_saved(config: TrainingConfig, tmp_path: P
 
 def test_a_plain_transformer_in_bfloat16(config: TrainingConfig, tmp_path: Path) -> None:
     import torch
-    from safetensors.torch import load_file
     from transformers import BertModel
 
     save_tiny_transformer(tmp_path / "plain")
@@ -139,6 +139,13 @@ def test_a_plain_transformer_in_bfloat16(config: TrainingConfig, tmp_path: Path)
         torch.float32
     }
     assert (config.output / "1_Pooling" / "config.json").is_file()
+
+
+def test_less_memory(config: TrainingConfig) -> None:
+    result = train(dataclasses.replace(config, epochs=2, bf16=True, gradient_checkpointing=True))
+    assert result.after["nDCG@10"] > result.before["nDCG@10"]
+    saved = load_file(config.output / "adapter_model.safetensors")
+    assert {str(tensor.dtype) for tensor in saved.values()} == {"torch.float32"}
 
 
 def test_the_models_prompts_go_before_its_texts(
