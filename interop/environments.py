@@ -24,6 +24,11 @@ ENVIRONMENTS = {
     for environment in (
         Environment("st34", ((TORCH,), ("sentence-transformers==3.4.1", "peft"))),
         Environment("st51", ((TORCH,), ("sentence-transformers==5.1.2", "peft"))),
+        # The newest pair that its ONNX backend, optimum, goes with.
+        Environment(
+            "st57",
+            ((TORCH,), ("sentence-transformers==5.7.0", "transformers==4.57.6", "optimum-onnx==0.1.0", "onnxruntime")),
+        ),
         Environment("infinity", ((TORCH,), ("infinity-emb[torch,server]==0.0.78",))),
         Environment("fastembed", (("fastembed==0.9.1",),)),
         # torchvision and the like come in a version that does not fit this torch, and are not needed.

@@ -32,6 +32,7 @@ READERS = (
     ),
     Reader("transformers 4.57, pooled by hand", "st51", "transformers_by_hand", None, ("portable", "legacy")),
     Reader("transformers 5.23, pooled by hand", "own", "transformers_by_hand", None, ("portable", "legacy")),
+    Reader("Sentence Transformers 5.7, ONNX backend", "st57", "sentence_transformers_onnx", None, ("ONNX",)),
     Reader("infinity, HTTP", "infinity", "infinity_http", "infinity", _ALL),
     Reader("fastembed", "fastembed", "fastembed_embed", "fastembed", ("portable", "ONNX")),
     Reader("vLLM, offline", "vllm", "vllm_offline", "vllm", _ALL, "base"),

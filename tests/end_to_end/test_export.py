@@ -48,12 +48,15 @@ def exported(model: Path, *options: str | Path) -> tuple[Path, dict[str, Any]]:
 def test_pooled_decoder_in_onnxruntime_alone(architecture: str, side: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = last_token_model(architecture, side)
+    model = copy_of(last_token_model(architecture, side))
+    edit_json(model / "tokenizer_config.json", max_length=5)  # a leftover, such as transformers saves
     output, facts = exported(model, "--pooled", "--opset", "18", "--no-weights")
 
     expected = SentenceTransformer(str(model), device="cpu").encode(READ)
     found = run_graph(output, tokens(output, READ))
     assert numpy.abs(found - expected).max() < 1e-6
+    config = json.loads((output / "tokenizer_config.json").read_text())
+    assert config["max_length"] == config["model_max_length"] == 60
     assert facts["opset"] == 18
     assert onnx.load(output / "onnx/model.onnx").opset_import[0].version == 18
     kept = set(snapshot(model)) - {"model.safetensors"}

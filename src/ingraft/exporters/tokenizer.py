@@ -27,7 +27,10 @@ def write_limits(source: Source, folder: Path) -> None:
         return
     if (place / _CONFIG).is_file():
         config = read_json_object(place / _CONFIG)
-        (place / _CONFIG).write_text(to_json({**config, "model_max_length": limit}), encoding="utf-8")
+        # transformers saves max_length too, whatever it was in the last call; fastembed takes the smaller one.
+        limits = {name: limit for name in ("model_max_length", "max_length") if name in config}
+        limits["model_max_length"] = limit
+        (place / _CONFIG).write_text(to_json({**config, **limits}), encoding="utf-8")
     if (place / _FILE).is_file() and tokenizer.pad_token_id is not None:
         whole = read_json_object(place / _FILE)
         whole["truncation"] = {
