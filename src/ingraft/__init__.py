@@ -4,6 +4,9 @@ plan = ingraft.plan_merge("adapter/")             # every decision, nothing writ
 result = ingraft.merge("adapter/", "merged/")     # planned, executed, proven, published
 report = ingraft.verify("merged/", "adapter/")    # the proof again, through PEFT
 found = ingraft.inspect("adapter/")               # what a directory holds
+ingraft.export("merged/", "onnx/", pooled=True)   # a graph that answers as the model does
+ingraft.embed("merged/", "corpus.jsonl", "vectors.parquet")
+ingraft.push("merged/", "me/model")               # to the Hub, in one commit
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ingraft.adapted import load_adapted
+    from ingraft.embedding.run import embed
     from ingraft.errors import CheckFailed, IngraftError, UnusableInput
+    from ingraft.exporters.run import export
     from ingraft.inspection import inspect
     from ingraft.merge_callback import MergeCallback
     from ingraft.pipeline import MergeResult, merge
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from ingraft.proof import verify
     from ingraft.steps import MergePlan
     from ingraft.trained import merge_trained
+    from ingraft.upload.run import push
     from ingraft.verification.report import Check, VerificationReport
 
 __version__ = "0.1.0"
@@ -34,11 +40,14 @@ __all__ = [
     "MergeResult",
     "UnusableInput",
     "VerificationReport",
+    "embed",
+    "export",
     "inspect",
     "load_adapted",
     "merge",
     "merge_trained",
     "plan_merge",
+    "push",
     "verify",
 ]
 
@@ -51,11 +60,14 @@ _HOME = {
     "MergeResult": "pipeline",
     "UnusableInput": "errors",
     "VerificationReport": "verification.report",
+    "embed": "embedding.run",
+    "export": "exporters.run",
     "inspect": "inspection",
     "load_adapted": "adapted",
     "merge": "pipeline",
     "merge_trained": "trained",
     "plan_merge": "plan",
+    "push": "upload.run",
     "verify": "proof",
 }
 
