@@ -96,6 +96,7 @@ def run_plan(
     progress: Progress | None = None,
 ) -> MergeResult:
     """Execute, verify and publish a plan. `embeddings`: the proof runs the three models on texts as well."""
+    from ingraft.card import write_card
     from ingraft.hashes import FileHashes
     from ingraft.manifest import write_manifest
 
@@ -131,6 +132,7 @@ def run_plan(
             with flushing(list(weights)):
                 if verify:
                     report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
+                write_card(plan, folder, report)
                 write_manifest(plan, folder, report, hashes)
     return MergeResult(output, plan, done.figures, report, time.monotonic() - started, done.cloned)
 
