@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 
 from helpers.handmade import HIDDEN, VOCABULARY, bert_shapes, load_json, lora_tensors, write_adapter, write_base
 from helpers.merging import merged
+from ingraft.adapter import open_adapter
+from ingraft.base_model import open_base
+from ingraft.config_files import config_changes
 from ingraft.plan import plan_merge
 
 INDEX = "model.safetensors.index.json"
@@ -92,3 +96,15 @@ def test_index_counts_what_was_added(tmp_path: Path) -> None:
     before = load_json(base / INDEX)
     assert found["weight_map"].keys() == {*before["weight_map"], "classifier.weight"}
     assert found["metadata"]["total_size"] == before["metadata"]["total_size"] + 3 * HIDDEN * 4
+
+
+def test_cut_tie_is_said_at_the_top_and_where_it_was_said(tmp_path: Path) -> None:
+    """transformers reads the one or the other, by the class."""
+    config = {"text_config": {"tie_word_embeddings": True}}
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base", config=config))
+
+    (written,) = config_changes("", open_base(open_adapter(adapter), None), (), None, untied=True)
+
+    found = json.loads(written.text)
+    assert found["tie_word_embeddings"] is False
+    assert found["text_config"] == {"tie_word_embeddings": False}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers.files import snapshot
+from helpers.files import snapshot, write_json
 from helpers.handmade import (
     HIDDEN,
     attention_modules,
@@ -21,8 +22,11 @@ from helpers.handmade import (
     write_base,
 )
 from helpers.merging import merged
+from ingraft.adapter import open_adapter
+from ingraft.base_precision import Dequantised
 from ingraft.errors import UnusableInput
-from ingraft.plan import RUNTIME_MEMORY, plan_merge
+from ingraft.plan import RUNTIME_MEMORY, _check_all_used, _in_output_dtypes, plan_merge
+from ingraft.targets import PlacedEdit
 
 
 @pytest.fixture
@@ -211,3 +215,47 @@ def test_lora_on_a_saved_module_comes_on_top(tmp_path: Path, base: Path) -> None
 
 def test_saved_plan_is_readable(adapter: Path) -> None:
     assert json.dumps(plan_merge(adapter).to_dict())
+
+
+def test_a_single_tensor_without_a_use_is_refused(adapter: Path) -> None:
+    """The last line of defence: whatever grouping and placing overlooked."""
+    opened = open_adapter(adapter)
+    edits = [PlacedEdit("x", edit) for edit in plan_merge(adapter).edits()]
+    _check_all_used(opened, edits, ())
+    *others, last = sorted(opened.tensors)
+
+    def without_last(item: PlacedEdit) -> PlacedEdit:
+        inputs = {name: info for name, info in item.edit.inputs.items() if info.name != last}
+        return replace(item, edit=replace(item.edit, inputs=inputs))
+
+    with pytest.raises(UnusableInput, match=f"1 of {len(others) + 1} adapter tensors have no use, such as {last}"):
+        _check_all_used(opened, [without_last(item) for item in edits], ())
+
+
+def test_one_of_two_transformers_is_adapted(tmp_path: Path) -> None:
+    """The second of a Router's: it stays in its own folder, and the first is carried as it is."""
+    sides = ("query_0_Transformer", "document_0_Transformer")
+    for side in sides:
+        write_base(tmp_path / "base" / side)
+    write_adapter(tmp_path / "adapter" / sides[1], tmp_path / "base")
+    for folder in (tmp_path / "base", tmp_path / "adapter"):
+        write_json(folder / "modules.json", [{"path": "", "type": "sentence_transformers.models.Router"}])
+        types = dict.fromkeys(sides, "sentence_transformers.models.Transformer")
+        write_json(folder / "router_config.json", {"types": types, "structure": {"query": [sides[0]]}})
+
+    plan = plan_merge(tmp_path / "adapter")
+
+    assert [shard.file for shard in plan.shards] == [f"{sides[1]}/model.safetensors"]
+    assert f"{sides[0]}/model.safetensors" in {file.path for file in plan.carried}
+
+
+def test_dequantised_tensors_are_rounded_into_the_models_dtype(tmp_path: Path) -> None:
+    plan = plan_merge(write_adapter(tmp_path / "adapter", write_base(tmp_path / "base")))
+    name = "pooler.dense.weight"
+    base = Dequantised(tmp_path, tmp_path, (), (), {name: "BF16"}, "F32", "")
+
+    steps = {step.tensor: step for shard in _in_output_dtypes(plan.shards, base) for step in shard.steps}
+
+    assert (steps[name].action, steps[name].dtype) == ("cast", "BF16")
+    assert {step.action for other, step in steps.items() if other != name} == {"copy", "edit"}
+    assert list(_in_output_dtypes(plan.shards, None)) == list(plan.shards)

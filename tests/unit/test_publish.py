@@ -306,6 +306,38 @@ def test_durable_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert f"fsync {tmp_path.name}" in calls[rename:]
 
 
+def test_durable_after_a_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "out")
+    with recorded_fsyncs(monkeypatch) as calls, published(tmp_path / "out", overwrite=True) as folder:
+        (folder / "x").touch()
+
+    assert calls.count("rename") == 2
+    last = len(calls) - 1 - calls[::-1].index("rename")
+    assert f"fsync {tmp_path.name}" in calls[last:]
+
+
+def test_swapped_out_output_is_in_use_until_the_swap_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run that starts in that moment neither removes it nor puts it back."""
+    fill(tmp_path / "out")
+    seen: list[list[str]] = []
+    real = publish._fsync
+
+    def fsync(path: Path) -> None:
+        if path == tmp_path:
+            clean_up(tmp_path / "out")
+            seen.append([child.name for child in tmp_path.iterdir() if child.name.endswith(".old")])
+        real(path)
+
+    monkeypatch.setattr(publish, "_fsync", fsync)
+    with published(tmp_path / "out", overwrite=True) as folder:
+        (folder / "x").touch()
+
+    assert seen == [[f"{folder.name}.old"]]
+    assert set(snapshot(tmp_path)) == {"out", "out/x"}
+
+
 # What a killed run left
 
 

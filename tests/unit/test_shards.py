@@ -7,11 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from helpers.handmade import write_adapter, write_base
+from helpers.handmade import (
+    HIDDEN,
+    attention_modules,
+    bert_shapes,
+    lora_tensors,
+    random_tensors,
+    write_adapter,
+    write_base,
+)
 from ingraft.checkpoint import Shard, TensorInfo
 from ingraft.errors import UnusableInput
+from ingraft.execute import execute
 from ingraft.plan import plan_merge
 from ingraft.shards import edits_by_tensor, output_name
 from ingraft.steps import Edit
@@ -25,6 +34,7 @@ from ingraft.targets import PlacedEdit
         ("model-00001-of-00002.safetensors", "model-00001-of-00002.safetensors"),
         ("pytorch_model.bin", "model.safetensors"),
         ("pytorch_model-00001-of-00002.bin", "model-00001-of-00002.safetensors"),
+        ("pytorch_model.safetensors", "model.safetensors"),  # converted from a file of before torch 1.6
         ("other.safetensors", "other.safetensors"),
     ],
 )
@@ -67,8 +77,6 @@ def test_actions(tmp_path: Path) -> None:
 
 
 def test_metadata_is_the_bases_own(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     base = write_base(tmp_path / "base")
     file = base / "model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "license": "mit"})
@@ -84,3 +92,29 @@ def test_tensor_info_is_enough_for_a_size() -> None:
     info = TensorInfo("a", "BF16", (3, 4), Path("x"), 100, 124)
 
     assert (info.nbytes, info.elements) == (24, 12)
+
+
+def test_integers_are_not_cast(tmp_path: Path) -> None:
+    tensors = {**random_tensors(bert_shapes()), "embeddings.position_ids": torch.arange(32).unsqueeze(0)}
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base", tensors=tensors))
+
+    steps = {step.tensor: step for step in plan_merge(adapter, dtype="bfloat16").steps()}
+
+    assert (steps["embeddings.position_ids"].action, steps["embeddings.position_ids"].dtype) == ("copy", "I64")
+    assert {step.dtype for name, step in steps.items() if name != "embeddings.position_ids"} == {"BF16"}
+
+
+@pytest.mark.parametrize("value", [torch.randn(3, HIDDEN), torch.tensor(0.5)], ids=["matrix", "scalar"])
+def test_what_the_base_lacks_goes_to_the_end_of_the_last_shard(value: torch.Tensor, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", shards=3)
+    tensors = lora_tensors(attention_modules(), bert_shapes())
+    tensors["base_model.model.classifier.weight"] = value
+    adapter = write_adapter(tmp_path / "adapter", base, tensors=tensors, modules_to_save=["classifier"])
+
+    plan = plan_merge(adapter)
+
+    assert [step.tensor for step in plan.steps() if step.action == "add"] == ["classifier.weight"]
+    assert plan.shards[-1].steps[-1].tensor == "classifier.weight"
+    (tmp_path / "out").mkdir()
+    execute(plan, tmp_path / "out")
+    assert torch.equal(load_file(tmp_path / "out" / plan.shards[-1].file)["classifier.weight"], value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from ingraft.adapter import AdapterConfig
 from ingraft.checkpoint import TensorInfo, open_checkpoint
+from ingraft.errors import UnusableInput
 from ingraft.naming import Names, Region
 from ingraft.naming.meta import RuntimeModel
 from ingraft.steps import REPLACE, Edit
@@ -22,19 +24,27 @@ HEAD = "lm_head.weight"
 
 
 def plan(
-    tmp_path: Path, touched: list[str], *, stored: str = EMBEDDING, formula: str = "lora:lora", **config: Any
+    tmp_path: Path,
+    touched: list[str],
+    *,
+    stored: str = EMBEDDING,
+    formula: str = "lora:lora",
+    tied: Mapping[str, str] | None = None,
+    also_stored: Sequence[str] = (),
+    region: Region | None = None,
+    **config: Any,
 ) -> TiePlan:
     save_file({stored: torch.ones(8, 4), "model.norm.weight": torch.ones(4)}, tmp_path / "model.safetensors")
-    region = (Region(stored, (0, 32), (0, 8)),)
+    regions = (region or Region(stored, (0, 32), (0, 8)),)
     runtime = RuntimeModel(
         class_name="X",
         shapes={EMBEDDING: (8, 4), HEAD: (8, 4)},
         kinds={"model.embed_tokens": "embedding", "lm_head": "linear"},
-        tied={HEAD: EMBEDDING},
-        regions={EMBEDDING: region},
+        tied=tied or {HEAD: EMBEDDING},
+        regions={EMBEDDING: regions, **{name: (Region(name, (0, 32), (0, 8)),) for name in also_stored}},
         unclear=frozenset(),
     )
-    names = Names(dict.fromkeys(touched, region), (), {}, {}, "", runtime=runtime)
+    names = Names(dict.fromkeys(touched, regions), (), {}, {}, "", runtime=runtime)
     value = TensorInfo("x", "F32", (8, 4), tmp_path / "adapter.safetensors", 0, 128)
     edits = [
         PlacedEdit(
@@ -127,3 +137,27 @@ def test_model_without_ties(tmp_path: Path) -> None:
     found = plan_ties([], Names({}, (), {}, {}, ""), open_checkpoint(tmp_path), adapter_config())
 
     assert found == TiePlan((), (), False, ())
+
+
+def test_twin_of_a_twin(tmp_path: Path) -> None:
+    """All that share the numbers of one stored tensor get their own, though one names the other as its source."""
+    found = plan(tmp_path, [EMBEDDING], tied={HEAD: EMBEDDING, "other.weight": HEAD})
+
+    assert {twin.tensor: twin.source.name for twin in found.twins} == {HEAD: EMBEDDING, "other.weight": EMBEDDING}
+
+
+def test_twin_that_is_stored_is_not_added(tmp_path: Path) -> None:
+    found = plan(tmp_path, [EMBEDDING], tied={HEAD: EMBEDDING, "other.weight": EMBEDDING}, also_stored=[HEAD])
+
+    assert [twin.tensor for twin in found.twins] == ["other.weight"]
+
+
+def test_twin_is_spelled_as_its_source_is_stored(tmp_path: Path) -> None:
+    found = plan(tmp_path, [EMBEDDING], stored="embed_tokens.weight", tied={"model.decoder.weight": EMBEDDING})
+
+    assert [twin.tensor for twin in found.twins] == ["decoder.weight"]
+
+
+def test_tie_that_is_stored_in_parts(tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="stored in parts"):
+        plan(tmp_path, [EMBEDDING], region=Region(EMBEDDING, (0, 16), (0, 4)))

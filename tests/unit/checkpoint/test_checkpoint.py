@@ -81,6 +81,12 @@ def test_dtype_is_that_of_most_elements(tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path).dtype == "F16"
 
 
+def test_dtype_of_a_model_of_many_masks(tmp_path: Path) -> None:
+    save_file({"mask": torch.ones(50, 50, dtype=torch.bool), "weight": torch.ones(9)}, tmp_path / "model.safetensors")
+
+    assert open_checkpoint(tmp_path).dtype == "F32"
+
+
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match=r"holds no model.safetensors or pytorch_model.bin \(it holds: no files\)"):
         open_checkpoint(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,13 @@ def test_formulas_are_built_once_and_forgotten(tmp_path: Path, monkeypatch: pyte
         assert built == [attention_modules()[0]]
         cache.get(0)
         assert len(built) == 2
+
+
+def test_base_that_lies_in_several_parts(tmp_path: Path) -> None:
+    """A formula that needs all of the weight is not given a part of it."""
+    step = next(iter(plan_merge(write_adapter(tmp_path / "adapter", write_base(tmp_path / "base"))).edits()))
+    info = info_of(tmp_path, torch.randn(step.shape[0] - 1, step.shape[1]))
+    part = replace(step, elements=(0, info.elements))
+
+    with open_files() as files, pytest.raises(UnusableInput, match="lies in several parts"):
+        next(BaseRows(files, info, part).blocks())

@@ -56,6 +56,13 @@ def test_what_does_not_lie_together_is_not() -> None:
     ]
 
 
+def test_what_is_put_between_keeps_neighbours_apart() -> None:
+    """They lie together in the base, and not in the output."""
+    runs = list(copy_runs(OutputShard("x", (copied("a", 0, 10), made("b", 5), copied("c", 10, 4)), {}), 0))
+
+    assert [(run.start, run.position, run.count) for run in runs] == [(0, 0, 10), (10, 15, 4)]
+
+
 def test_large_runs_are_shared_between_threads() -> None:
     (run,) = copy_runs(OutputShard("x", (copied("a", 5, 200 * 2**20),), {}), 3)
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.files import edit_json, write_json
-from helpers.handmade import write_adapter
+from helpers.handmade import random_tensors, write_adapter, write_base
 from helpers.models import ARCHITECTURES, copy_of, fill_weights, new_folder, plain_base, quiet, split_weights
 from ingraft.adapter import open_adapter
 from ingraft.base_model import BaseModel, open_base
 from ingraft.errors import UnusableInput
+from ingraft.naming import meta
 from ingraft.naming.find import find_names
 from ingraft.naming.meta import RuntimeModel, meta_names, runtime_model
 
@@ -219,6 +220,23 @@ def test_asked_where_names_do_not_settle_it(parameter: str, asked: bool) -> None
     names = find_names([parameter], [], opened(plain_base("bert")))
 
     assert (names.runtime is not None or parameter in names.missing) == asked
+
+
+@pytest.mark.parametrize("stored", ["lm_head", "decoder", "embed_out", "output_embeddings"])
+def test_asked_whether_a_stored_output_layer_is_tied(
+    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored or not, an output layer may get the embedding's numbers when the model is loaded."""
+    base = write_base(tmp_path / "base", tensors=random_tensors({f"{stored}.weight": (40, 16), "x.weight": (16, 16)}))
+
+    def asked(*arguments: Any, **options: Any) -> Any:
+        raise LookupError
+
+    monkeypatch.setattr(meta, "runtime_model", asked)
+
+    assert find_names(["x.weight"], [], opened(base)).missing == ()
+    with pytest.raises(LookupError):
+        find_names([f"{stored}.weight"], [], opened(base))
 
 
 def test_class_with_a_head_is_asked_last() -> None:

@@ -389,3 +389,37 @@ def test_not_a_number_is_beyond_the_limit() -> None:
 def test_random_input_is_the_same_for_the_same_seed() -> None:
     assert random_input(5, 1).equal(random_input(5, 1))
     assert not random_input(5, 1).equal(random_input(5, 2))
+
+
+@pytest.mark.parametrize("asked", ["bfloat16", "float16"])
+def test_untouched_tensor_in_another_dtype_that_is_off_is_found(asked: str, tmp_path: Path) -> None:
+    """By a single bit."""
+    plan = merge(tmp_path, asked=asked)
+    step = next(step for step in plan.steps() if step.action == "cast")
+    file = next(tmp_path / "out" / shard.file for shard in plan.shards if step in shard.steps)
+    value = load_file(file)[step.tensor]
+    value.view(torch.uint8).flatten()[-2] ^= 1
+    change_tensors(file, {step.tensor: value})
+
+    found = checks(plan, tmp_path)["untouched tensors"]
+
+    assert not found.passed
+    assert step.tensor in found.where
+
+
+def test_error_of_a_thousandth_is_found_where_peft_is_asked(tmp_path: Path) -> None:
+    """(IA)³ is answered by PEFT's layer, whose arithmetic may lose more than two small products, but not much."""
+    base = write_base(tmp_path / "base")
+    scales = {f"base_model.model.{QUERY}.ia3_l": 1 + torch.arange(HIDDEN).reshape(-1, 1) / 10}
+    adapter = write_adapter(
+        tmp_path / "adapter", base, tensors=scales, peft_type="IA3", target_modules=[QUERY], feedforward_modules=[]
+    )
+    plan = plan_merge(adapter)
+    (tmp_path / "out").mkdir()
+    execute(plan, tmp_path / "out")
+    assert checks(plan, tmp_path)["probes"].passed
+    file, name = tmp_path / "out" / "model.safetensors", f"{QUERY}.weight"
+    noise = torch.randn(HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(0))
+    change_tensors(file, {name: load_file(file)[name] * (1 + noise / 1000)})
+
+    assert not checks(plan, tmp_path)["probes"].passed
