@@ -42,8 +42,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """`value` as the JSON text that Hugging Face libraries write: two spaces, UTF-8, a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """`value` as the JSON text that Hugging Face libraries write: two spaces, UTF-8, a final newline.
+
+    A file name need not be text; what is no character in it (half a surrogate pair, for Python) stays an escape.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def inside(folder: Path, name: str, *, named_by: Path) -> Path:

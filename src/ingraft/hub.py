@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,12 +17,17 @@ def looks_like_repo_id(name: str) -> bool:
     return _REPO_ID.fullmatch(name) is not None
 
 
+def expanded(name: str | Path) -> Path:
+    """`name` with `~` for the home directory; a `~user` that nobody is called is a name like others."""
+    return Path(os.path.expanduser(name))
+
+
 def local_directory(name: str | Path, *, role: str, revision: str | None = None, hint: str = "") -> Path:
     """The directory that `name` stands for: a path, or a Hub id whose snapshot is downloaded (or found in the cache).
 
     `role` is `adapter` or `base model`, for messages. Raises UnusableInput when there is neither.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path
     if path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -173,3 +174,14 @@ def test_memory_of_a_system_without_proc(pretend: Callable[[dict[str, str]], Non
 
     assert found is not None
     assert found == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_json_of_what_is_no_text() -> None:
+    """A file name in another encoding than the system's, as Python spells it."""
+    value = {"name": "a\udce4", "emoji": "😀", "ä": 1}
+
+    text = to_json(value)
+
+    assert json.loads(text.encode()) == value
+    assert "😀" in text
+    assert "ä" in text

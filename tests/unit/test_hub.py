@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from ingraft.errors import UnusableInput
-from ingraft.hub import local_directory, looks_like_repo_id
+from ingraft.hub import expanded, local_directory, looks_like_repo_id
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2", "a/b.c_d-1"])
@@ -117,3 +117,11 @@ def test_adapter_is_downloaded_with_its_pickled_weights(tmp_path: Path, monkeypa
     local_directory("org/adapter", role="adapter")
 
     assert not any("bin" in pattern for pattern in asked["ignore_patterns"])
+
+
+def test_home_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+
+    assert expanded("~/x") == tmp_path / "x"
+    assert expanded(Path("~nobody is called so/x")) == Path("~nobody is called so/x")

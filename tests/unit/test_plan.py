@@ -259,3 +259,15 @@ def test_dequantised_tensors_are_rounded_into_the_models_dtype(tmp_path: Path) -
     assert (steps[name].action, steps[name].dtype) == ("cast", "BF16")
     assert {step.action for other, step in steps.items() if other != name} == {"copy", "edit"}
     assert list(_in_output_dtypes(plan.shards, None)) == list(plan.shards)
+
+
+def test_shared_tensors_that_are_missing(tmp_path: Path, base: Path) -> None:
+    modules = attention_modules()
+    tensors = {
+        f"base_model.model.{module}.vblora_logits_{side}": torch.ones(4, 4, 2) for module in modules for side in "AB"
+    }
+    config = {"peft_type": "VBLORA", "vector_length": 4, "num_vectors": 2}
+    adapter = write_adapter(tmp_path / "adapter", base, tensors=tensors, **config)
+
+    with pytest.raises(UnusableInput, match="has no vblora_vector_bank, which all modules of VB-LoRA share"):
+        plan_merge(adapter)

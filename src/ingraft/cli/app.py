@@ -5,8 +5,10 @@ Exit codes: 0 done · 1 a check of the result failed · 2 unusable input or comm
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -81,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Errors that a person can mend are printed in words; any other exception is a bug and passes through.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that cannot show a character shows its number
+            stream.reconfigure(errors="backslashreplace")
     # Idle threads of torch spin otherwise: on a busy machine a training step then takes ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # bitsandbytes, where it is installed, tells of its kernels as soon as peft imports it.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import Annotated, Literal
 
 import typer
 
+from ingraft.cli import show
 from ingraft.methods.method import Method
 from ingraft.methods.table import METHODS
 
@@ -21,7 +21,7 @@ def methods(
 ) -> None:
     """List the PEFT methods: how each is merged, or why it cannot be."""
     if format == "json":
-        typer.echo(json.dumps([_facts(method) for method in METHODS], ensure_ascii=False, indent=2))
+        show.json([_facts(method) for method in METHODS])
     elif format == "markdown":
         typer.echo(_markdown())
     else:

@@ -35,8 +35,15 @@ def line(label: str, text: str, *, style: str = "") -> None:
     out().print(Text.assemble((f"{label:<{_LABEL}}", "bold cyan"), (text, style)))
 
 
-def json(value: Mapping[str, Any]) -> None:
-    sys.stdout.write(to_json(json_library.loads(json_library.dumps(value, default=str))))
+def json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+    """One JSON value on stdout, in ASCII where stdout takes no more."""
+    plain = json_library.dumps(value, default=str, indent=2)
+    text = to_json(json_library.loads(plain))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = plain + "\n"
+    sys.stdout.write(text)
 
 
 def save_json(path: Path, value: Mapping[str, Any]) -> None:

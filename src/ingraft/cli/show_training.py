@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingraft.cli import show
 from ingraft.files import human_bytes
+from ingraft.hub import expanded
 from ingraft.naming.numbers import layer_span
 from ingraft.training.facts import (
     AdapterFacts,
@@ -216,7 +217,7 @@ def _course(losses: Sequence[float]) -> str:
 
 def _short(name: str) -> str:
     """The last part of a path; a Hub id as it is."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return path.resolve().name if path.is_dir() else name
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.fingerprint import fingerprint
-from ingraft.hub import local_directory
+from ingraft.hub import expanded, local_directory
 from ingraft.layout import read_layout
 from ingraft.training.config import PromptSettings, TrainingConfig
 from ingraft.training.data import TrainingData
@@ -34,7 +34,7 @@ def base_directory(config: TrainingConfig) -> tuple[Path, str]:
             f"{config.model} holds an adapter, expected a base model.",
             hint=f"Merge it first: ingraft merge {config.model} OUTPUT, then train on OUTPUT.",
         )
-    is_local = Path(config.model).expanduser().is_dir()
+    is_local = expanded(config.model).is_dir()
     return root, str(root.absolute()) if is_local else config.model
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.errors import UnusableInput
+from ingraft.hub import expanded
 from ingraft.training.beir import is_beir, judged_splits
 from ingraft.training.config import DatasetSettings, TrainingConfig
 from ingraft.training.data import TrainingData, read_training_data
@@ -109,7 +110,7 @@ def _apart(config: TrainingConfig, data: TrainingData) -> tuple[Split, TrainingD
 
 def _measured_split(config: TrainingConfig) -> str | None:
     """The split of a BEIR directory that is not trained on and says which documents are right."""
-    path = Path(config.data).expanduser()
+    path = expanded(config.data)
     if config.test is not None or not is_beir(path):
         return None
     return next((name for name in ("test", "dev") if name in judged_splits(path) and name != config.split), None)
@@ -118,7 +119,7 @@ def _measured_split(config: TrainingConfig) -> str | None:
 def _task(config: TrainingConfig, data: TrainingData, parts: Split, test: TrainingData | None) -> Task | None:
     beir = _measured_split(config)
     if beir is not None:
-        return task_of_beir(Path(config.data).expanduser(), beir, seed=config.seed)
+        return task_of_beir(expanded(config.data), beir, seed=config.seed)
     if config.test is None or test is None:
         return held_out_task(data, parts.held_out, seed=config.seed)
     # As if both were one: the answers of the training rows are among those to be told apart.

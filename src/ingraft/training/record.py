@@ -12,6 +12,7 @@ from typing import Any
 
 from ingraft.files import to_json
 from ingraft.fingerprint import RECORD_FILE
+from ingraft.hub import expanded
 from ingraft.manifest import versions
 from ingraft.training.config import TrainingConfig
 from ingraft.training.config_file import to_yaml
@@ -40,7 +41,7 @@ def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any],
 def data_hashes(config: TrainingConfig) -> dict[str, str]:
     """Name → hash of all local data that a run trains and measures on."""
     names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
-    paths = {name: Path(name).expanduser() for name in names if name is not None}
+    paths = {name: expanded(name) for name in names if name is not None}
     return {name: sha256(path) for name, path in paths.items() if path.exists()}
 
 

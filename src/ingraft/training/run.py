@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.errors import UnusableInput
+from ingraft.hub import expanded
 from ingraft.publish import check_output
 from ingraft.training.checkpoints import Run, clear_run, open_run, run_folder
 from ingraft.training.config import TrainingConfig, check_settings
@@ -194,7 +195,7 @@ def _check_output(config: TrainingConfig, base: Path) -> None:
 
 def _local_inputs(config: TrainingConfig) -> list[Path]:
     names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
-    paths = [Path(name).expanduser() for name in names if name is not None]
+    paths = [expanded(name) for name in names if name is not None]
     return [path for path in paths if path.exists()]
 
 

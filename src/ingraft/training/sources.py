@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.errors import UnusableInput, nearest
-from ingraft.hub import looks_like_repo_id
+from ingraft.hub import expanded, looks_like_repo_id
 from ingraft.training.beir import is_beir, read_beir
 from ingraft.training.tables import Row, Table, read_table
 
@@ -16,7 +16,7 @@ def read_source(name: str, *, subset: str | None = None, split: str = "train") -
 
     UnusableInput when there are none, or none that can be read.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         if is_beir(path):
             return read_beir(path, split)

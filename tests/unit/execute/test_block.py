@@ -215,6 +215,7 @@ def test_added(tmp_path: Path, blocks: int) -> None:
 
     assert found.equal(value)
     assert sum(f.changed for f in figures) == 32
+    assert sum(f.delta for f in figures) == pytest.approx(float(value.square().sum()), rel=1e-5)
 
 
 def test_replaced_and_edited(tmp_path: Path, blocks: int) -> None:

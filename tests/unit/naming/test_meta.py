@@ -17,8 +17,9 @@ from helpers.handmade import random_tensors, write_adapter, write_base
 from helpers.models import ARCHITECTURES, copy_of, fill_weights, new_folder, plain_base, quiet, split_weights
 from ingraft.adapter import open_adapter
 from ingraft.base_model import BaseModel, open_base
+from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
-from ingraft.naming import meta
+from ingraft.naming import Region, meta
 from ingraft.naming.find import find_names
 from ingraft.naming.meta import RuntimeModel, meta_names, runtime_model
 
@@ -249,3 +250,13 @@ def test_class_with_a_head_is_asked_last() -> None:
     assert names.missing == ()
     (region,) = names.regions[parameter]
     assert region.tensor == parameter
+
+
+def test_matrix_that_is_turned_while_it_is_loaded() -> None:
+    """Row numbers that come out side by side: the stored rows are the parameter's columns."""
+    stored = [TensorInfo("before", "F32", (4, 4), Path("x"), 0, 64), TensorInfo("w", "F32", (3, 2), Path("x"), 64, 88)]
+    numbers = meta._row_numbers(1, stored[1])
+
+    assert meta._read_numbers(numbers, (3, 2), stored) == (Region("w", (0, 6), (0, 3)),)
+    assert meta._read_numbers(numbers.T, (2, 3), stored) == (Region("w", (0, 6), (0, 3), transposed=True),)
+    assert meta._read_numbers(numbers, (2, 3), stored) is None
