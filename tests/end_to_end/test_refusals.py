@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -714,3 +715,17 @@ def test_unusable_command_line(options: list[str], tmp_path: Path, adapter: Path
 
     assert run.code == 2
     assert snapshot(tmp_path) == before
+
+
+def test_a_method_that_needs_peft_says_so_where_it_is_missing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {f"base_model.model.{name}.ia3_l": torch.full((HIDDEN, 1), 1.5) for name in attention_modules()}
+    adapter = write_adapter(tmp_path / "in" / "adapter", base, tensors=tensors, peft_type="IA3", feedforward_modules=[])
+    monkeypatch.setitem(sys.modules, "peft", None)  # as `pip install ingraft` leaves it
+
+    run = cli("merge", adapter, tmp_path / "out")
+
+    assert run.code == 2
+    assert "error: Running the unmerged model needs peft.\n  Install it with: pip install 'ingraft[verify]'" in run.err
+    assert not (tmp_path / "out").exists()

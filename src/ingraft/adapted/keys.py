@@ -94,8 +94,19 @@ def _check_same(adapter: Adapter, first: str, other: str) -> None:
         raise UnusableInput(f"{adapter.weights}: {first} and {other} are the same tensor with different numbers.")
 
 
+def require_peft() -> None:
+    """UnusableInput where PEFT's layers, which prove most methods, cannot be imported."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise UnusableInput(
+            "Running the unmerged model needs peft.", hint="Install it with: pip install 'ingraft[verify]'"
+        ) from None
+
+
 def _mark(adapter: Adapter) -> str:
     """How the names of this method's tensors begin."""
+    require_peft()
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils.peft_types import PeftType
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ingraft.adapted.adapt import Changes, Part, adapt
 from ingraft.adapted.assemble import assembled
-from ingraft.adapted.keys import split_keys
+from ingraft.adapted.keys import require_peft, split_keys
 from ingraft.adapted.sentence import DType, load_model, widen
 from ingraft.adapted.transformers import transformers_by_folder
 from ingraft.adapter import Adapter, open_adapters
@@ -81,7 +81,7 @@ def open_unadapted(
     adapter: str | Path, base: str | Path | None, *, trust_remote_code: bool, dtype: DType
 ) -> Iterator[Unadapted]:
     """Load the base for `adapter`, not adapted yet, from a directory that exists as long as the context."""
-    _require_peft()
+    require_peft()
     adapters = open_adapters(adapter)
     for opened in adapters:
         _check_method(opened)
@@ -138,12 +138,3 @@ def _check_memory(bases: list[BaseModel], dtype: DType) -> None:
             f"Running {bases[0].name} takes about {human_bytes(needed)} of memory, {human_bytes(free)} are free.",
             hint="Use a machine with more memory, or rely on the weight checks alone.",
         )
-
-
-def _require_peft() -> None:
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise UnusableInput(
-            "Running the unmerged model needs peft.", hint="Install it with: pip install 'ingraft[verify]'"
-        ) from None
