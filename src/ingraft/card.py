@@ -37,7 +37,8 @@ def write_card(plan: MergePlan, folder: Path, report: VerificationReport | None)
     section = "\n".join([BEGIN, *_section(plan, report), END])
     # Metadata that are not YAML are left to their owner as they are.
     head = given[: len(given) - len(split_front(given)[1])] if metadata is None else _front(_metadata(plan, metadata))
-    path.write_text(f"{head}{text}{section}\n", encoding="utf-8")
+    # (A directory's name need not be text.)
+    path.write_text(f"{head}{text}{section}\n", encoding="utf-8", errors="replace")
 
 
 def split_front(text: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def write_report(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
         unfinished.replace(path)
     except OSError as error:
         raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
