@@ -38,8 +38,9 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
 
 
 MANIFEST = "ingraft.json"
-# What a merge says about its output: never taken over from a base that was merged itself.
-OWN_FILES = {MANIFEST}
+SIGNATURE = "model.sig"  # the name that model-signing proposes
+# What a merge says about its output: never taken over from a base or an adapter, of whose files it would speak.
+OWN_FILES = {MANIFEST, SIGNATURE}
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _place_of_base_file(path: PurePosixPath, base: Layout, layout: Layout, adapt
 
 def _place_of_trained_file(path: PurePosixPath, layout: Layout, adapted: Mapping[str, str]) -> str | None:
     """A file of a Sentence Transformers adapter directory: it has its place already."""
-    if _is_adapter_file(path) or _is_trainer_file(path):
+    if _is_adapter_file(path) or _is_trainer_file(path) or path.name in OWN_FILES:
         return None
     module = _module_of(path, layout)
     if module and module not in adapted.values():

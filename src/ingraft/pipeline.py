@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, flushing, published
+from ingraft.signing import Signer, private_key
+from ingraft.signing import sign as sign_files
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
 
@@ -36,9 +39,10 @@ class Progress(Protocol):
 class MergeResult:
     """A published merge.
 
-    figures  by edited tensor
-    report   None when the proof was switched off
-    cloned   bytes of untouched tensors that the disk holds once, for base and output
+    figures    by edited tensor
+    report     None when the proof was switched off
+    cloned     bytes of untouched tensors that the disk holds once, for base and output
+    signature  its file in `output`; None when none was asked for
     """
 
     output: Path
@@ -47,6 +51,7 @@ class MergeResult:
     report: VerificationReport | None
     seconds: float
     cloned: int
+    signature: Path | None = None
 
 
 def merge(
@@ -60,6 +65,7 @@ def merge(
     other_base: bool = False,
     overwrite: bool = False,
     verify: bool = True,
+    sign: str | Path | None = None,
     trust_remote_code: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -67,6 +73,7 @@ def merge(
 ) -> MergeResult:
     """Merge `adapter` into its base and publish the plain model at `output`, or raise and leave nothing behind.
 
+    sign  a PEM file with the private key that signs the output's files
     Raises UnusableInput (nothing was written) or CheckFailed (the proof failed and nothing was published).
     """
     clean_up(Path(output))
@@ -82,7 +89,7 @@ def merge(
     )
     if on_plan:
         on_plan(plan)
-    return run_plan(plan, output, overwrite=overwrite, verify=verify, workers=workers, progress=progress)
+    return run_plan(plan, output, overwrite=overwrite, verify=verify, sign=sign, workers=workers, progress=progress)
 
 
 def run_plan(
@@ -92,6 +99,7 @@ def run_plan(
     overwrite: bool = False,
     verify: bool = True,
     embeddings: bool = False,
+    sign: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
@@ -101,8 +109,11 @@ def run_plan(
     from ingraft.manifest import write_manifest
 
     output = Path(output)
+    key = Path(sign) if sign is not None else None
     clean_up(output)
-    check_output(output, overwrite=overwrite, inputs=(plan.given_base, plan.adapter.root))
+    inputs = (plan.given_base, plan.adapter.root, *((key,) if key else ()))
+    check_output(output, overwrite=overwrite, inputs=inputs)
+    signer = _signer(plan, key) if key else None
     check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
     shown = progress or Silent()
     with FileHashes() as hashes:
@@ -134,7 +145,20 @@ def run_plan(
                     report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
                 write_card(plan, folder, report)
                 write_manifest(plan, folder, report, hashes)
-    return MergeResult(output, plan, done.figures, report, time.monotonic() - started, done.cloned)
+                if signer is not None:
+                    sign_files(folder, signer)
+    seconds = time.monotonic() - started
+    signature = output / SIGNATURE if signer is not None else None
+    return MergeResult(output, plan, done.figures, report, seconds, done.cloned, signature)
+
+
+def _signer(plan: MergePlan, key: Path) -> Signer:
+    """What signs with `key`, which is secret: it must not be a file that the merge copies."""
+    real = key.resolve()
+    for carried in plan.carried:
+        if carried.source.resolve() == real:
+            raise UnusableInput(f"{key} would be copied into the merged model.", hint="Move the key elsewhere.")
+    return private_key(key)
 
 
 def _proven(

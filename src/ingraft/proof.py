@@ -28,6 +28,7 @@ def verify(
     base_precision: BasePrecision | None = None,
     texts: Sequence[str] | None = None,
     task: str | Path | None = None,
+    key: str | Path | None = None,
     embeddings: bool = True,
     trust_remote_code: bool = False,
     workers: int | None = None,
@@ -40,15 +41,21 @@ def verify(
 
     texts       are embedded by the models (default: a set that the package carries)
     task        a file of pairs with scores, or a BEIR directory: base, adapted and merged model are measured with it
+    key         a PEM file with the public key of whoever signed `merged`: its signature is checked as well
     embeddings  False: no model is run; weights and files are checked alone
     Raises UnusableInput when the inputs cannot be compared; a failed check, also a merged model that is damaged, is in
     the report, not an exception.
     """
-    from ingraft.integrity import verify_hashes, verify_manifest
+    from ingraft.integrity import has_manifest, verify_hashes, verify_manifest
+    from ingraft.signing import public_key, verify_signature
 
     folder = local_directory(merged, role="merged model")
+    signature = (verify_signature(folder, public_key(Path(key))),) if key is not None else ()
     if adapter is None:
-        return VerificationReport(verify_manifest(folder, workers=workers or min(8, os.cpu_count() or 1)))
+        # A signature covers the files by itself, so it will do for a model that something else has made.
+        alone = signature and not has_manifest(folder)
+        manifest = () if alone else verify_manifest(folder, workers=workers or min(8, os.cpu_count() or 1))
+        return VerificationReport((*manifest, *signature))
 
     from ingraft.execute import default_workers
     from ingraft.verification.files import verify_files
@@ -65,7 +72,7 @@ def verify(
         weights = verify_weights(plan, folder, workers=workers, progress=shown.advance)
         shown.end()
         files = verify_files(plan, folder)
-        report = VerificationReport((*weights, *files, *verify_hashes(folder, workers=workers)))
+        report = VerificationReport((*weights, *files, *verify_hashes(folder, workers=workers), *signature))
         if embeddings and _can_be_run(weights[0], files, plan):
             shown.begin("embeddings", 0)
             report = with_embeddings(report, plan, folder, adapter, texts, chosen_task)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from helpers.keys import write_keys
 from helpers.merging import cli
 from helpers.models import lora_config, sentence_adapter, sentence_base
 
@@ -27,10 +28,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     output = tmp_path_factory.mktemp("merged") / "out"
     task = tmp_path_factory.mktemp("task") / "pairs.csv"
     task.write_text("sentence1,sentence2,score\nfever,cough,0.5\npain,foot,0.1\nchest,hand,0.3\n")
+    private, public = write_keys(tmp_path_factory.mktemp("keys") / "pair")
     commands = {
-        "merge": ["merge", adapter, output],
+        "merge": ["merge", adapter, output, "--sign", private],
         "verify": ["verify", output, "--adapter", adapter, "--task", task],
-        "alone": ["verify", output],
+        "alone": ["verify", output, "--key", public],
     }
     return {name: json.loads(cli(*command, "--format", "json").out) for name, command in commands.items()}
 

@@ -109,7 +109,7 @@ STALE = (
     "pytorch_model.bin", "model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
     "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "onnx/model.onnx", "onnx/config.json", "openvino/model.xml",
     "openvino/openvino_model.bin", "model.gguf", "adapter_config.json", "adapter_model.bin", "ingraft.json",
-    "optimizer.pt", ".git/config", ".cache/x", "__pycache__/x.pyc", "deep/.hidden",
+    "model.sig", "optimizer.pt", ".git/config", ".cache/x", "__pycache__/x.pyc", "deep/.hidden",
 )  # fmt: skip
 
 

@@ -46,6 +46,12 @@ def merge(
         bool, typer.Option("--overwrite", help="Replace OUTPUT, in one step, if it is not empty.")
     ] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Publish without the proof.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sign OUTPUT with the private key in this PEM file, for `ingraft verify --key`.", show_default=False
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow code from the base model's repository to run.")
     ] = False,
@@ -65,12 +71,15 @@ def merge(
     from ingraft.pipeline import run_plan
     from ingraft.plan import plan_merge
     from ingraft.publish import check_output
+    from ingraft.signing import private_key
 
     human = format == "human"
     if not dry_run:
         check_output(output, overwrite=overwrite)
     if report is not None:
         _check_report(report, no_verify)
+    if sign is not None:
+        private_key(sign)
     plan = plan_merge(
         adapter,
         base,
@@ -95,6 +104,7 @@ def merge(
             overwrite=overwrite,
             verify=not no_verify,
             embeddings=report is not None,
+            sign=sign,
             workers=workers,
             progress=progress,
         )

@@ -150,6 +150,8 @@ def result(result: MergeResult) -> None:
         line("proof", "switched off with --no-verify", style="yellow")
     else:
         proof(result.report)
+    if result.signature is not None:
+        line("signed", f"every file, in {result.signature.name}")
     loader = result.plan.layout.model_class or f"{result.plan.base.details['architecture']}.from_pretrained"
     line("model", f'{loader}("{result.output}")', style="bold green")
 
@@ -162,6 +164,7 @@ def merge_facts(result: MergeResult) -> dict[str, Any]:
         "bytes_cloned": result.cloned,
         "plan": result.plan.to_dict(),
         "verification": result.report.to_dict() if result.report else None,
+        "signature": str(result.signature) if result.signature else None,
     }
 
 

@@ -43,6 +43,10 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Check the signature of MERGED with the public key in this PEM file.", show_default=False),
+    ] = None,
     no_embeddings: Annotated[
         bool, typer.Option("--no-embeddings", help="Run no model: check weights and files alone.")
     ] = False,
@@ -77,6 +81,7 @@ def verify(
             base_precision=base_precision,
             texts=chosen,
             task=task,
+            key=key,
             embeddings=not no_embeddings,
             trust_remote_code=trust_remote_code,
             progress=progress,

@@ -13,6 +13,7 @@ from ingraft.errors import UnusableInput
 from ingraft.files import available_memory, human_bytes, read_json_object
 from ingraft.hub import local_directory
 from ingraft.layout import TRANSFORMER_TYPES, Layout, read_layout
+from ingraft.output_files import SIGNATURE
 
 # The live model in float32, its graph while it is written, and the session that runs it.
 _COPIES = 3
@@ -93,13 +94,16 @@ def weight_files(layout: Layout) -> tuple[Path, ...]:
 
 
 def carried_files(layout: Layout, *, weights: bool) -> tuple[Path, ...]:
-    """Files of the model that an export takes along, relative to its root; hidden ones and other exports stay."""
+    """Files of the model that an export takes along, relative to its root.
+
+    Hidden ones, other exports and the signature, which is one of the whole directory, stay.
+    """
     left = set() if weights else set(weight_files(layout))
     found = []
     for folder, folders, names in os.walk(layout.root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in ("onnx", "openvino"))
         paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        found += [path.relative_to(layout.root) for path in paths if path not in left]
+        found += [path.relative_to(layout.root) for path in paths if path not in left and path.name != SIGNATURE]
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ingraft.files import human_bytes, read_json_object
 from ingraft.hashes import FileHashes
 from ingraft.manifest import FILE
+from ingraft.output_files import OWN_FILES
 from ingraft.report.words import dtype, short_name
 from ingraft.steps import MergePlan, Source
 
@@ -45,7 +46,7 @@ def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[P
     """Base, adapter and merged model, every file hashed now and set against what the manifest says."""
     base = [*plan.base.weights, *sorted(plan.base.root.glob("config.json"))]
     adapter = [*plan.adapter.weights, *sorted(path for path in plan.adapter.root.glob("adapter_config.json"))]
-    outputs = sorted(path for path in merged.rglob("*") if path.is_file() and path.name != FILE)
+    outputs = sorted(path for path in merged.rglob("*") if path.is_file() and path.name not in OWN_FILES)
     with FileHashes(_WORKERS) as pool:
         present = [path for path in dict.fromkeys([*base, *adapter, *outputs]) if path.is_file()]
         pool.start(present)

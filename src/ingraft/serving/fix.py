@@ -8,11 +8,9 @@ from pathlib import Path
 from ingraft.errors import UnusableInput
 from ingraft.hub import local_directory
 from ingraft.layout import read_layout
+from ingraft.output_files import OWN_FILES
 from ingraft.portable import ModelFiles, portable_files
 from ingraft.publish import check_output, published
-
-# Describes files by their hashes, and would be wrong beside others.
-_MANIFEST = "ingraft.json"
 
 
 def rewrite(path: str | Path, output: str | Path, *, legacy: bool = False, overwrite: bool = False) -> tuple[str, ...]:
@@ -34,7 +32,8 @@ def rewrite(path: str | Path, output: str | Path, *, legacy: bool = False, overw
     replaced = {file.path for file in written}
     with published(output, overwrite=overwrite) as folder:
         for name, source in sorted(files.sources.items()):
-            if name not in replaced and name != _MANIFEST:
+            # Our own files describe others by their hashes, and would be wrong.
+            if name not in replaced and name not in OWN_FILES:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
