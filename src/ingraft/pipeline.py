@@ -121,7 +121,10 @@ def run_plan(
             hashes.start(plan.base.weights)  # already now: the import of torch leaves all cores but one idle
         with _first_import():
             from ingraft.execute import default_workers, execute
+            from ingraft.verification.truth import check_provable
 
+        if verify:
+            check_provable(plan)
         started = time.monotonic()
         workers = workers or default_workers()
         with published(output, overwrite=overwrite) as folder, weights_of_base(plan, workers, shown):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,6 +29,25 @@ RowBlocks = Callable[[], Iterator[tuple[slice, Tensor]]]
 _ROUND_THE_BASE = ("pissa:pissa", "pissa:olora", "pissa:kasa", "osf:osf")
 # Whose forward pass is written out here.
 _OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
+# Which are the adapter's own numbers, compared as such and not asked for an answer.
+_NUMBERS = (REPLACE, ZERO, "tokens:trainable_tokens")
+
+
+def check_provable(plan: MergePlan) -> None:
+    """UnusableInput when the proof will ask PEFT and it is not installed: known before the long work, not after it."""
+    if find_spec("peft") is None and any(_asks_peft(edit) for edit in plan.edits()):
+        from ingraft.adapted.keys import require_peft
+
+        require_peft()
+
+
+def _asks_peft(edit: Edit) -> bool:
+    return not (edit.formula in (*_OWN, *_NUMBERS) or _is_dora(edit))
+
+
+def _is_dora(edit: Edit) -> bool:
+    """DoRA on a layer whose rows lie one after the other."""
+    return edit.formula == "dora:dora" and not edit.transposed
 
 
 @contextmanager
@@ -62,7 +82,7 @@ class Truth:
         """
         if edit.formula in _OWN:
             return base + self._added(edit, x)
-        if edit.formula == "dora:dora" and not edit.transposed:
+        if _is_dora(edit):
             magnitude = self.tensor(edit.inputs["lora_magnitude_vector"]).flatten()[slice(*edit.rows)]
             return (base + self._added(edit, x)) * (magnitude / self._lengths(edit, weight))
         rows = slice(*edit.rows)
