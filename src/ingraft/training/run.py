@@ -48,6 +48,7 @@ from ingraft.training.processes import Processes, rows_for_each, these_processes
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import data_hashes, write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
+from ingraft.training.sources import check_source
 from ingraft.training.tasks import Task
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     stages = Stages(observe if observe and processes.writes else _unobserved)
     check_settings(config)
     rows_for_each(config.batch_size, processes)
+    for name in _data_names(config):
+        check_source(name)
     root, base_name = base_directory(config)
     _check_output(config, root)
     model_type = choose_model_type(config, root)
@@ -194,9 +197,13 @@ def _check_output(config: TrainingConfig, base: Path) -> None:
 
 
 def _local_inputs(config: TrainingConfig) -> list[Path]:
-    names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
-    paths = [expanded(name) for name in names if name is not None]
+    paths = [expanded(name) for name in _data_names(config)]
     return [path for path in paths if path.exists()]
+
+
+def _data_names(config: TrainingConfig) -> list[str]:
+    names = (config.data, config.test, config.general, *(more.data for more in config.more_data))
+    return [name for name in names if name is not None]
 
 
 def _mine(model: SentenceTransformer, dataset: Dataset, config: TrainingConfig, stages: Stages) -> Dataset:

@@ -25,10 +25,21 @@ def read_source(name: str, *, subset: str | None = None, split: str = "train") -
         if not any(path.glob("*.parquet")) and not any((path / "data").glob("*.parquet")):
             return read_table(path)  # which says what is in it
         return _load(name, subset, split)
-    # `org/name` that is no file here; a name with the suffix of a table is a file that is missing.
-    if not path.exists() and looks_like_repo_id(name) and "/" in name and not path.suffix:
+    if _is_on_the_hub(name, path):
         return _load(name, subset, split)
     return read_table(path)
+
+
+def check_source(name: str) -> None:
+    """UnusableInput when `name` is a file that is missing: to be asked before a base model is fetched."""
+    path = expanded(name)
+    if not path.exists() and not _is_on_the_hub(name, path):
+        read_table(path)  # which says so
+
+
+def _is_on_the_hub(name: str, path: Path) -> bool:
+    """`org/name` that is no file here; a name with the suffix of a table is a file that is missing."""
+    return not path.exists() and looks_like_repo_id(name) and "/" in name and not path.suffix
 
 
 def _from_disk(path: Path, split: str) -> Table:

@@ -106,3 +106,15 @@ def test_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_source("someone/pairs", subset="triplet").rows[1] == Row(2, ("d", ["e"]))
     assert asked == [("someone/pairs", "triplet")]
+
+
+def test_a_missing_file_is_known_without_reading_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingraft.training.sources import check_source
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.csv").write_text("not even a table")
+
+    check_source("pairs.csv")
+    check_source("org/pairs")  # may be on the Hub, which is not asked
+    with pytest.raises(UnusableInput, match=r"pair.csv does not exist \(nearest: pairs.csv\)"):
+        check_source("pair.csv")
