@@ -66,8 +66,9 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     stages = Stages(observe if observe and processes.writes else _unobserved)
     check_settings(config)
     rows_for_each(config.batch_size, processes)
-    for name in _data_names(config):
-        check_source(name)
+    for name in (config.data, config.test, *(more.data for more in config.more_data)):
+        if name is not None:
+            check_source(name)
     root, base_name = base_directory(config)
     _check_output(config, root)
     model_type = choose_model_type(config, root)
@@ -197,13 +198,9 @@ def _check_output(config: TrainingConfig, base: Path) -> None:
 
 
 def _local_inputs(config: TrainingConfig) -> list[Path]:
-    paths = [expanded(name) for name in _data_names(config)]
+    names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
+    paths = [expanded(name) for name in names if name is not None]
     return [path for path in paths if path.exists()]
-
-
-def _data_names(config: TrainingConfig) -> list[str]:
-    names = (config.data, config.test, config.general, *(more.data for more in config.more_data))
-    return [name for name in names if name is not None]
 
 
 def _mine(model: SentenceTransformer, dataset: Dataset, config: TrainingConfig, stages: Stages) -> Dataset:
