@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingraft.adapter import Adapter, group_tensors, open_adapter
+from ingraft.adapter import Adapter, TargetModule, group_tensors, open_adapter
+from ingraft.adapter.adapter import CONFIG_FILE
 from ingraft.base_model import open_base, read_model_config
 from ingraft.checkpoint import Checkpoint, find_weights, open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.hub import local_directory
 from ingraft.layout import Layout, read_layout
-from ingraft.methods.method import Method
 from ingraft.methods.table import method_for
 
 
@@ -68,11 +68,8 @@ def inspect(
 ) -> AdapterInspection | ModelInspection:
     """Look into an adapter or a model directory (or a Hub id). Raises UnusableInput when it is neither."""
     root = local_directory(path, role="directory")
-    has_adapter = next(iter(sorted(root.glob("adapter_config.json"))), None) or next(
-        iter(root.glob("*/adapter_config.json")), None
-    )
     layout = read_layout(root)
-    if has_adapter is not None:
+    if (root / CONFIG_FILE).is_file() or any(root.glob(f"*/{CONFIG_FILE}")):
         return _inspect_adapter(open_adapter(root), base, norms)
     if find_weights(layout.transformer_folder) is None:
         raise UnusableInput(f"{root} holds neither a PEFT adapter nor a model: no adapter_config.json, no weights.")
@@ -89,7 +86,7 @@ def _inspect_adapter(adapter: Adapter, base: str | Path | None, norms: bool) -> 
         grouped = group_tensors(adapter, method)
         modules = tuple(target.module for target in grouped.targets)
         saved = tuple(parameter.parameter for parameter in grouped.saved)
-        measured = _lora_norms(adapter, method) if norms and method.formula == "lora:lora" else {}
+        measured = _lora_norms(adapter, grouped.targets) if norms and method.formula == "lora:lora" else {}
     targets = adapter.config.raw.get("target_modules") or []
     if not isinstance(targets, (str, list)):
         raise UnusableInput(
@@ -140,21 +137,21 @@ def _base_checkpoint(adapter: Adapter, base: str | Path | None) -> Checkpoint | 
         return None
 
 
-def _lora_norms(adapter: Adapter, method: Method) -> Mapping[str, float]:
-    """‖s·B·A‖ by module without ever forming B·A: ‖BA‖² = ⟨BᵀB, AAᵀ⟩."""
+def _lora_norms(adapter: Adapter, targets: Sequence[TargetModule]) -> Mapping[str, float]:
+    """‖s·B·A‖ by module without ever forming B·A: ‖BA‖² = ⟨BᵀB, AAᵀ⟩. Not of convolutions, nor where A and B differ."""
     import numpy
 
     from ingraft.adapter.arrays import read_array
 
     norms = {}
-    for target in group_tensors(adapter, method).targets:
+    for target in targets:
         names = (
             ("lora_embedding_A", "lora_embedding_B") if "lora_embedding_A" in target.tensors else ("lora_A", "lora_B")
         )
         if not set(names) <= set(target.tensors):
             continue
         a, b = (read_array(adapter.tensors[target.tensors[name]]) for name in names)
-        if a is None or b is None or a.ndim > 2:
+        if a is None or b is None or not (a.ndim == b.ndim == 2 and 0 < len(a) == b.shape[1]):
             continue
         square = numpy.sum((b.T @ b) * (a @ a.T))
         norms[target.module] = _scale(adapter, target.module, a.shape[0]) * float(max(square, 0.0)) ** 0.5

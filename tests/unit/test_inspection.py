@@ -12,7 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.files import edit_json
-from helpers.handmade import attention_modules, bert_shapes, change_tensors, write_adapter, write_base, write_modules
+from helpers.handmade import (
+    HIDDEN,
+    QUERY,
+    attention_modules,
+    bert_shapes,
+    change_tensors,
+    write_adapter,
+    write_base,
+    write_modules,
+)
 from helpers.merging import cli
 from ingraft.errors import UnusableInput
 from ingraft.inspection import AdapterInspection, ModelInspection, inspect
@@ -55,6 +64,16 @@ def test_norms(config: dict[str, object], dtype: torch.dtype, tmp_path: Path) ->
         alpha = 3 if config.get("alpha_pattern") and "value" in module else 8
         scale = alpha / (2 if config.get("use_rslora") else 4)
         assert norm == pytest.approx(scale * float((b @ a).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(HIDDEN, 1, HIDDEN), (0, HIDDEN), (3, HIDDEN)], ids=str)
+def test_no_norm_of_factors_that_do_not_fit(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Whether they fit is a merge's business; what is told here must not fall over them."""
+    adapter = write_adapter(tmp_path / "adapter", None)
+    key = f"base_model.model.{QUERY}.lora_A.weight"
+    change_tensors(adapter / "adapter_model.safetensors", {key: torch.ones(shape)})
+
+    assert set(adapter_at(adapter).norms) == set(attention_modules()) - {QUERY}
 
 
 def test_base_that_is_not_here(tmp_path: Path) -> None:

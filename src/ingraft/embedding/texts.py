@@ -6,6 +6,7 @@ import csv
 import functools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -162,8 +163,17 @@ def _parquet(path: Path) -> Any:
             "Embedding a file needs the package pyarrow, which is not installed.",
             hint="Run: pip install 'ingraft[embed]'",
         ) from None
-    try:
+    with _sound(path):
         return pyarrow.parquet.ParquetFile(path)
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Of a damaged file pyarrow raises errors of its own, or an OSError that says nothing to the system."""
+    import pyarrow
+
+    try:
+        yield
     except (pyarrow.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnusableInput(f"{path} is not a Parquet file that can be read: {reason}") from None
@@ -178,7 +188,8 @@ def _is_text(kind: Any) -> bool:
 @functools.lru_cache(maxsize=1)
 def _row_group(file: TextFile, group: int, names: tuple[str, ...]) -> tuple[Any, ...]:
     """Columns of a row group; the last one is kept, because its windows follow one another."""
-    table = _parquet(file.path).read_row_group(group, columns=list(names))
+    with _sound(file.path):
+        table = _parquet(file.path).read_row_group(group, columns=list(names))
     return tuple(table.column(name) for name in names)
 
 

@@ -103,6 +103,16 @@ def test_unusable_files(tmp_path: Path, name: str, content: str | bytes, words: 
         read_all(path, 4)
 
 
+def test_parquet_with_a_damaged_page(tmp_path: Path) -> None:
+    """Its footer is sound, so it is noticed when rows are read."""
+    path = write_texts(tmp_path / "a.parquet", some_texts(20))
+    sound = path.read_bytes()
+    path.write_bytes(sound[:4] + bytes(40) + sound[44:])
+
+    with pytest.raises(UnusableInput, match="is not a Parquet file that can be read"):
+        read_all(path, 4)
+
+
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="does not exist"):
         open_texts(tmp_path / "a.csv")
