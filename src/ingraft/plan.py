@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +22,9 @@ from ingraft.methods.table import method_for
 from ingraft.naming import Names, find_names
 from ingraft.output_files import OutputFiles, output_files
 from ingraft.portable import ModelFiles, portable_files, with_portable
-from ingraft.shards import check_editable, edits_by_tensor, plan_shards
+from ingraft.shards import check_editable, edits_by_tensor, output_dtypes, plan_shards
 from ingraft.sources import adapter_source, base_source
-from ingraft.steps import MergePlan, MergeStep, OutputShard, WrittenFile
+from ingraft.steps import MergePlan, OutputShard, WrittenFile
 from ingraft.targets import PlacedEdit, place_saved, place_targets
 from ingraft.ties import TiePlan, plan_ties
 
@@ -36,6 +36,21 @@ STORED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 RUNTIME_MEMORY = 350_000_000
 # Measured: the same with transformers and peft.
 IN_MEMORY_RUNTIME = 900_000_000
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """One adapter on one transformer; a model with a Router has several."""
+
+    adapter: Adapter
+    base: BaseModel
+    method: Method
+    names: Names
+    edits: Mapping[str, tuple[Any, ...]]
+    added: tuple[SavedParameter, ...]
+    ties: TiePlan
+    notes: tuple[str, ...]
+    dequantised: Dequantised | None
 
 
 def plan_merge(
@@ -81,8 +96,8 @@ def plan_merge(
     written: list[WrittenFile] = []
     for merge in merges:
         folder = folders[merge.base.layout.transformer]
-        own = plan_shards(merge.base.checkpoint, folder, merge.edits, merge.added, merge.ties.twins, stored)
-        own = own if stored else _in_output_dtypes(own, merge.dequantised)
+        dtypes = output_dtypes(merge.base.checkpoint, stored, merge.dequantised)
+        own = plan_shards(merge.base.checkpoint, folder, merge.edits, merge.added, merge.ties.twins, dtypes)
         index = index_file(folder, merge.base.checkpoint, own)
         written += config_changes(folder, merge.base, own, stored, untied=merge.ties.untied) + (
             [index] if index else []
@@ -94,34 +109,6 @@ def plan_merge(
         )
         written = with_portable(written, portable_files(found, files.layout, legacy=layout == "legacy"))
     return _assemble(merges, files, shards, written, trust_remote_code)
-
-
-@dataclass(frozen=True)
-class _Merge:
-    """One adapter on one transformer; a model with a Router has several."""
-
-    adapter: Adapter
-    base: BaseModel
-    method: Method
-    names: Names
-    edits: Mapping[str, tuple[Any, ...]]
-    added: tuple[SavedParameter, ...]
-    ties: TiePlan
-    notes: tuple[str, ...]
-    dequantised: Dequantised | None
-
-
-def _in_output_dtypes(shards: Sequence[OutputShard], base: Dequantised | None) -> list[OutputShard]:
-    """Dequantised tensors may be read in a wider dtype than the model has: they are rounded once, into that."""
-    if base is None:
-        return list(shards)
-
-    def fitted(step: MergeStep) -> MergeStep:
-        dtype = base.dtypes.get(step.tensor, base.dtype if step.source is None else step.dtype)
-        action = "cast" if step.action == "copy" and dtype != step.dtype else step.action
-        return replace(step, dtype=dtype, action=action)
-
-    return [replace(shard, steps=tuple(fitted(step) for step in shard.steps)) for shard in shards]
 
 
 def _plan_one(

@@ -4,15 +4,43 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ingraft.adapter import SavedParameter
 from ingraft.base_model import EDITABLE_DTYPES, BaseModel, quantisation_of
+from ingraft.base_precision import Dequantised
 from ingraft.checkpoint import Checkpoint, Shard, TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.steps import REPLACE, Action, Edit, MergeStep, OutputShard
 from ingraft.targets import PlacedEdit
 from ingraft.ties import Twin
+
+
+@dataclass(frozen=True)
+class OutputDtypes:
+    """What the output's tensors are stored in.
+
+    model   what the adapter adds is stored in
+    all     of every floating-point tensor, where that was asked for
+    fitted  by tensor, of a dequantised base, which may be read in a wider dtype than the model has: rounded once
+    """
+
+    model: str
+    all: str | None = None
+    fitted: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, info: TensorInfo) -> str:
+        if self.all:
+            return self.all if info.dtype in EDITABLE_DTYPES else info.dtype
+        return self.fitted.get(info.name, info.dtype)
+
+
+def output_dtypes(checkpoint: Checkpoint, asked: str | None, dequantised: Dequantised | None) -> OutputDtypes:
+    """The dtype `asked` for, else those of the model that was quantised, else the base's own."""
+    if asked:
+        return OutputDtypes(asked, all=asked)
+    return OutputDtypes(dequantised.dtype, fitted=dequantised.dtypes) if dequantised else OutputDtypes(checkpoint.dtype)
 
 
 def edits_by_tensor(placed: Sequence[PlacedEdit]) -> Mapping[str, tuple[Edit, ...]]:
@@ -51,19 +79,18 @@ def plan_shards(
     edits: Mapping[str, tuple[Edit, ...]],
     added: Sequence[SavedParameter],
     twins: Sequence[Twin],
-    stored: str | None,
+    dtypes: OutputDtypes,
 ) -> list[OutputShard]:
     """One output file per shard of the base; what the base lacks goes to the end of the last one.
 
-    `folder` is the transformer's in the output; `stored` the dtype of all floating-point tensors, or None for the
-    base's own.
+    `folder` is the transformer's in the output.
     """
     shards = []
     for position, shard in enumerate(checkpoint.shards):
-        steps = [_step(info, edits.get(info.name, ()), stored) for info in shard.tensors]
+        steps = [_step(info, edits.get(info.name, ()), dtypes.of(info)) for info in shard.tensors]
         if position == len(checkpoint.shards) - 1:
-            steps += [_add(saved, stored or checkpoint.dtype) for saved in added]
-            steps += [_twin(twin, edits.get(twin.tensor, ()), stored) for twin in twins]
+            steps += [_add(saved, dtypes.model) for saved in added]
+            steps += [_twin(twin, edits.get(twin.tensor, ()), dtypes.of(twin.source)) for twin in twins]
         file = PurePosixPath(folder) / output_name(shard)
         shards.append(OutputShard(str(file), tuple(steps), shard.metadata or {"format": "pt"}))
     return shards
@@ -76,12 +103,7 @@ def output_name(shard: Shard) -> str:
     return shard.path.name
 
 
-def _dtype(info: TensorInfo, stored: str | None) -> str:
-    return stored if stored and info.dtype in EDITABLE_DTYPES else info.dtype
-
-
-def _step(info: TensorInfo, edits: tuple[Edit, ...], stored: str | None) -> MergeStep:
-    dtype = _dtype(info, stored)
+def _step(info: TensorInfo, edits: tuple[Edit, ...], dtype: str) -> MergeStep:
     if not edits:
         action: Action = "copy" if dtype == info.dtype else "cast"
         return MergeStep(action, info.name, dtype, info.shape, info, (), "no adapter tensor is for it")
@@ -119,6 +141,6 @@ def _add(saved: SavedParameter, dtype: str) -> MergeStep:
     )
 
 
-def _twin(twin: Twin, edits: tuple[Edit, ...], stored: str | None) -> MergeStep:
+def _twin(twin: Twin, edits: tuple[Edit, ...], dtype: str) -> MergeStep:
     reason = f"was tied to {twin.source.name}"
-    return MergeStep("add", twin.tensor, _dtype(twin.source, stored), twin.source.shape, twin.source, edits, reason)
+    return MergeStep("add", twin.tensor, dtype, twin.source.shape, twin.source, edits, reason)

@@ -23,9 +23,8 @@ from helpers.handmade import (
 )
 from helpers.merging import merged
 from ingraft.adapter import open_adapter
-from ingraft.base_precision import Dequantised
 from ingraft.errors import UnusableInput
-from ingraft.plan import RUNTIME_MEMORY, _check_all_used, _in_output_dtypes, plan_merge
+from ingraft.plan import RUNTIME_MEMORY, _check_all_used, plan_merge
 from ingraft.targets import PlacedEdit
 
 
@@ -247,18 +246,6 @@ def test_one_of_two_transformers_is_adapted(tmp_path: Path) -> None:
 
     assert [shard.file for shard in plan.shards] == [f"{sides[1]}/model.safetensors"]
     assert f"{sides[0]}/model.safetensors" in {file.path for file in plan.carried}
-
-
-def test_dequantised_tensors_are_rounded_into_the_models_dtype(tmp_path: Path) -> None:
-    plan = plan_merge(write_adapter(tmp_path / "adapter", write_base(tmp_path / "base")))
-    name = "pooler.dense.weight"
-    base = Dequantised(tmp_path, tmp_path, (), (), {name: "BF16"}, "F32", "")
-
-    steps = {step.tensor: step for shard in _in_output_dtypes(plan.shards, base) for step in shard.steps}
-
-    assert (steps[name].action, steps[name].dtype) == ("cast", "BF16")
-    assert {step.action for other, step in steps.items() if other != name} == {"copy", "edit"}
-    assert list(_in_output_dtypes(plan.shards, None)) == list(plan.shards)
 
 
 def test_shared_tensors_that_are_missing(tmp_path: Path, base: Path) -> None:

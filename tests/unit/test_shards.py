@@ -18,13 +18,16 @@ from helpers.handmade import (
     write_adapter,
     write_base,
 )
-from ingraft.checkpoint import Shard, TensorInfo
+from ingraft.adapter import SavedParameter
+from ingraft.base_precision import Dequantised
+from ingraft.checkpoint import Shard, TensorInfo, open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.execute import execute
 from ingraft.plan import plan_merge
-from ingraft.shards import edits_by_tensor, output_name
+from ingraft.shards import edits_by_tensor, output_dtypes, output_name, plan_shards
 from ingraft.steps import Edit
 from ingraft.targets import PlacedEdit
+from ingraft.ties import Twin
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,27 @@ def test_actions(tmp_path: Path) -> None:
     assert plan.count("copy") == 0
     assert {step.dtype for step in plan.steps()} == {"F32"}
     assert plan_merge(adapter, dtype="bfloat16").count("cast") == 0
+
+
+def test_dequantised_tensors_are_rounded_into_the_models_dtype(tmp_path: Path) -> None:
+    """So is a twin that is cut off from one of them."""
+    checkpoint = open_checkpoint(write_base(tmp_path / "base"))
+    name, other = "pooler.dense.weight", "embeddings.word_embeddings.weight"
+    base = Dequantised(tmp_path, tmp_path, (), (), {name: "BF16", other: "BF16"}, "F16", "")
+    saved = SavedParameter("classifier.weight", "x", checkpoint.tensors["pooler.dense.bias"])
+    twin = Twin("lm_head.weight", checkpoint.tensors[other])
+
+    def steps(asked: str | None, dequantised: Dequantised | None) -> dict[str, tuple[str, str]]:
+        dtypes = output_dtypes(checkpoint, asked, dequantised)
+        (shard,) = plan_shards(checkpoint, "", {}, [saved], [twin], dtypes)
+        return {step.tensor: (step.action, step.dtype) for step in shard.steps}
+
+    found = steps(None, base)
+    expected = {name: ("cast", "BF16"), other: ("cast", "BF16")}
+    added = {"classifier.weight": ("add", "F16"), "lm_head.weight": ("add", "BF16")}
+    assert found == {**dict.fromkeys(bert_shapes(), ("copy", "F32")), **expected, **added}
+    assert set(steps("F16", base).values()) == {("cast", "F16"), ("add", "F16")}
+    assert set(steps(None, None).values()) == {("copy", "F32"), ("add", "F32")}
 
 
 def test_metadata_is_the_bases_own(tmp_path: Path) -> None:
