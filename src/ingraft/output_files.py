@@ -60,6 +60,13 @@ class OutputFiles:
     left_behind: tuple[str, ...]
 
 
+def output_folders(bases: Sequence[Layout], trained: Layout) -> dict[str, str]:
+    """Folder of each adapted transformer in the base → in the output, which is laid out as the adapter's directory."""
+    if len(bases) == 1 and trained.is_sentence_transformers and len(trained.transformers) == 1:
+        return {bases[0].transformer: trained.transformer}
+    return {base.transformer: base.transformer for base in bases}
+
+
 def output_files(
     base: Layout, root: Path, adapter_layout: Layout, adapted: Mapping[str, str], adapter_folders: Sequence[Path]
 ) -> OutputFiles:

@@ -16,11 +16,11 @@ from ingraft.errors import UnusableInput, nearest
 from ingraft.experts import has_target_parameters, with_parameters
 from ingraft.fingerprint import check_trained_on
 from ingraft.heads import check_head_stored
-from ingraft.layout import Layout, read_layout
+from ingraft.layout import read_layout
 from ingraft.methods.method import Method
 from ingraft.methods.table import method_for
 from ingraft.naming import Names, find_names
-from ingraft.output_files import OutputFiles, output_files
+from ingraft.output_files import OutputFiles, output_files, output_folders
 from ingraft.portable import ModelFiles, portable_files, with_portable
 from ingraft.shards import check_editable, edits_by_tensor, output_dtypes, plan_shards
 from ingraft.sources import adapter_source, base_source
@@ -88,7 +88,7 @@ def plan_merge(
             hint="Pass the model in its original precision with --base.",
         )
     trained = read_layout(first.adapter.root)
-    folders = _output_folders(merges, trained)
+    folders = output_folders([merge.base.layout for merge in merges], trained)
     files = output_files(
         first.base.layout, first.adapter.root, trained, folders, [merge.adapter.folder for merge in merges]
     )
@@ -218,13 +218,6 @@ def _check_all_used(adapter: Adapter, placed: Sequence[PlacedEdit], added: Seque
         raise UnusableInput(
             f"{len(unused)} of {len(adapter.tensors)} adapter tensors have no use, such as {unused[0]}."
         )
-
-
-def _output_folders(merges: Sequence[_Merge], trained: Layout) -> dict[str, str]:
-    """Folder of each adapted transformer in the base → in the output, which is laid out as the adapter's directory."""
-    if len(merges) == 1 and trained.is_sentence_transformers and len(trained.transformers) == 1:
-        return {merges[0].base.layout.transformer: trained.transformer}
-    return {merge.base.layout.transformer: merge.base.layout.transformer for merge in merges}
 
 
 def _assemble(

@@ -14,7 +14,7 @@ from ingraft.base_model import BaseModel
 from ingraft.checkpoint import find_weights
 from ingraft.errors import UnusableInput
 from ingraft.layout import Layout, read_layout
-from ingraft.output_files import output_files
+from ingraft.output_files import output_files, output_folders
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,18 @@ class Assembled:
 @contextlib.contextmanager
 def assembled(adapters: Sequence[Adapter], bases: Sequence[BaseModel]) -> Iterator[Assembled]:
     """Adapters and their bases as one directory that Sentence Transformers can load; it is gone afterwards."""
-    root, base = adapters[0].root, bases[0].layout
+    root, layouts = adapters[0].root, [base.layout for base in bases]
     trained = read_layout(root)
-    folders = tuple(model.layout.transformer for model in bases)
-    if len(bases) == 1 and trained.is_sentence_transformers and len(trained.transformers) == 1:
-        folders = (trained.transformer,)
-    places = {model.layout.transformer: folder for model, folder in zip(bases, folders, strict=True)}
-    files = output_files(base, root, trained, places, [adapter.folder for adapter in adapters])
+    folders = output_folders(layouts, trained)
+    files = output_files(layouts[0], root, trained, folders, [adapter.folder for adapter in adapters])
     with tempfile.TemporaryDirectory(prefix="ingraft-unmerged-", ignore_cleanup_errors=True) as name:
         target = Path(name)
         for file in files.carried:
             _link(file.source, target / file.path)
-        for model, folder in zip(bases, folders, strict=True):
-            for path in _weights(model):
-                _link(path, target / folder / path.name)
-        yield Assembled(read_layout(target), folders)
+        for base in bases:
+            for path in _weights(base):
+                _link(path, target / folders[base.layout.transformer] / path.name)
+        yield Assembled(read_layout(target), tuple(folders[layout.transformer] for layout in layouts))
 
 
 def _weights(base: BaseModel) -> list[Path]:
