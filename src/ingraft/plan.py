@@ -229,7 +229,7 @@ def _assemble(
 ) -> MergePlan:
     replaced = {file.path for file in written}
     carried = tuple(file for file in files.carried if file.path not in replaced)
-    small = sum(file.source.stat().st_size for file in carried) + sum(len(file.text) for file in written)
+    small = sum(file.source.stat().st_size for file in carried) + sum(len(file.text.encode()) for file in written)
     methods = {merge.method.name: merge.method for merge in merges}
     in_memory = any(merge.method.route == "in-memory" for merge in merges)
     largest = max(merge.base.checkpoint.elements for merge in merges)

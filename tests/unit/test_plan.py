@@ -17,6 +17,7 @@ from helpers.handmade import (
     attention_modules,
     bert_shapes,
     change_tensors,
+    load_json,
     lora_tensors,
     write_adapter,
     write_base,
@@ -89,7 +90,9 @@ def test_first_pattern_that_fits_counts(tmp_path: Path, base: Path) -> None:
     assert {edit.settings["scale"] for edit in plan_merge(adapter).edits() if "query" in edit.target} == {3.0}
 
 
-def test_needed_disk_is_what_is_written(adapter: Path) -> None:
+def test_needed_disk_is_what_is_written(base: Path, adapter: Path) -> None:
+    """In bytes, also of a config that is written anew and is no ASCII."""
+    write_json(base / "config.json", {**load_json(base / "config.json"), "id2label": {"0": "größer als ∞"}})
     for dtype in ("auto", "bfloat16"):
         plan = plan_merge(adapter, dtype=dtype)  # type: ignore[arg-type]
         output = merged(adapter, "--dtype", dtype)
