@@ -21,6 +21,7 @@ from ingraft.methods.table import METHODS, method_for
 TASK = {"task_type": "CAUSAL_LM"}
 SOFT = {**TASK, "num_virtual_tokens": 4}
 TARGETS = ["q_proj", "v_proj"]
+EMBEDDING: Mapping[str, Any] = {"target_modules": ["embed_tokens"]}
 
 
 def made(config: Callable[..., Any], **options: Any) -> Callable[[], Trained]:
@@ -91,6 +92,22 @@ def test_refused_with_its_reason(row: str) -> None:
     run = cli("merge", adapter, parent / "out")
     assert run.code == 2
     assert method.reason in " ".join(run.err.split())
+    assert not [*parent.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(peft.HiraConfig(r=4, **EMBEDDING), "HiRA"), (peft.TinyLoraConfig(r=2, u=16, **EMBEDDING), "TinyLoRA")],
+    ids=["HiRA", "TinyLoRA"],
+)
+@pytest.mark.parametrize(("architecture", "scales"), [("gemma3", True), ("qwen3", False)], ids=["scaled", "plain"])
+def test_embedding_that_scales(config: Any, name: str, architecture: str, scales: bool) -> None:
+    """PEFT adds to what such an embedding answers without scaling what it adds, which no weight can do."""
+    adapter, parent = by_peft(base(architecture), config).folder, new_folder("refused")
+    run = cli("merge", adapter, parent / "out", "--dry-run")
+    assert run.code == (2 if scales else 0), run.err
+    said = f"embed_tokens scales what it looks up; PEFT's {name} does not scale its part"
+    assert (said in " ".join(run.err.split())) is scales
     assert not [*parent.iterdir()]
 
 

@@ -234,21 +234,38 @@ def test_a_single_tensor_without_a_use_is_refused(adapter: Path) -> None:
         _check_all_used(opened, [without_last(item) for item in edits], ())
 
 
+SIDES = ("query_0_Transformer", "document_0_Transformer")
+
+
+def write_routed(root: Path, *adapted: str) -> Path:
+    """A base with a Router between two transformers, and its adapter, which has `adapted` ones."""
+    for side in SIDES:
+        write_base(root / "base" / side)
+    for side in adapted:
+        write_adapter(root / "adapter" / side, root / "base")
+    for folder in (root / "base", root / "adapter"):
+        write_json(folder / "modules.json", [{"path": "", "type": "sentence_transformers.models.Router"}])
+        types = dict.fromkeys(SIDES, "sentence_transformers.models.Transformer")
+        write_json(folder / "router_config.json", {"types": types, "structure": {"query": [SIDES[0]]}})
+    return root / "adapter"
+
+
 def test_one_of_two_transformers_is_adapted(tmp_path: Path) -> None:
     """The second of a Router's: it stays in its own folder, and the first is carried as it is."""
-    sides = ("query_0_Transformer", "document_0_Transformer")
-    for side in sides:
-        write_base(tmp_path / "base" / side)
-    write_adapter(tmp_path / "adapter" / sides[1], tmp_path / "base")
-    for folder in (tmp_path / "base", tmp_path / "adapter"):
-        write_json(folder / "modules.json", [{"path": "", "type": "sentence_transformers.models.Router"}])
-        types = dict.fromkeys(sides, "sentence_transformers.models.Transformer")
-        write_json(folder / "router_config.json", {"types": types, "structure": {"query": [sides[0]]}})
+    plan = plan_merge(write_routed(tmp_path, SIDES[1]))
 
-    plan = plan_merge(tmp_path / "adapter")
+    assert [shard.file for shard in plan.shards] == [f"{SIDES[1]}/model.safetensors"]
+    assert f"{SIDES[0]}/model.safetensors" in {file.path for file in plan.carried}
 
-    assert [shard.file for shard in plan.shards] == [f"{sides[1]}/model.safetensors"]
-    assert f"{sides[0]}/model.safetensors" in {file.path for file in plan.carried}
+
+def test_quantised_base_behind_a_router(tmp_path: Path) -> None:
+    """Refused, because the temporary copies of two transformers are not one model's directory."""
+    adapter = write_routed(tmp_path, *SIDES)
+
+    assert len(plan_merge(adapter, base_precision="original").shards) == 2
+    with pytest.raises(UnusableInput, match="several adapted transformers and a quantised base") as caught:
+        plan_merge(adapter, base_precision="dequantized")
+    assert "--base" in caught.value.hint
 
 
 def test_shared_tensors_that_are_missing(tmp_path: Path, base: Path) -> None:
