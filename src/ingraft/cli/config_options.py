@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 from ingraft.training.keys import Key, build, keys_of, nested
 
 Config = TypeVar("Config")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingraft.cli.config_options import options_of
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 from ingraft.demo.config import DemoConfig
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 
 
 def inspect(

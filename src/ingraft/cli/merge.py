@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Format = Literal["human", "json"]
+from ingraft.cli.format import Format
 
 
 def merge(

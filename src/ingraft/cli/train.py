@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ingraft.cli.config_options import Flags, flags_of
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 from ingraft.training.config import TrainingConfig
 
 _CONFIG = Annotated[Path | None, typer.Argument(help="YAML file with settings; flags go over it.", show_default=False)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 
 if TYPE_CHECKING:
     from ingraft.steps import MergePlan

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from ingraft.cli.config_options import options_of
-from ingraft.cli.merge import Format
+from ingraft.cli.format import Format
 from ingraft.demo.config import DemoConfig
 from ingraft.errors import UnusableInput
 from ingraft.training.config import (
