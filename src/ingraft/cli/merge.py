@@ -67,7 +67,7 @@ def merge(
     format: Annotated[Format, typer.Option(help="How to print plan and result.")] = "human",
 ) -> None:
     """Merge ADAPTER into its base model and write the plain model to OUTPUT."""
-    from ingraft.cli import show
+    from ingraft.cli import show, show_merge
     from ingraft.pipeline import run_plan
     from ingraft.plan import plan_merge
     from ingraft.publish import check_output
@@ -92,7 +92,7 @@ def merge(
     if save_plan is not None:
         show.save_json(save_plan, plan.to_dict())
     if human:
-        show.plan(plan, output)
+        show_merge.plan(plan, output)
     if dry_run:
         if not human:
             show.json({"plan": plan.to_dict()})
@@ -113,11 +113,11 @@ def merge(
 
         write_report(report, result.report, plan, merged=output)
     if human:
-        show.result(result)
+        show_merge.result(result)
         if report is not None:
             show.line("report", str(report))
     else:
-        show.json(show.merge_facts(result))
+        show.json(show_merge.facts(result))
 
 
 def _check_report(report: Path, no_verify: bool) -> None:

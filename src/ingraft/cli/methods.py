@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -13,7 +12,6 @@ from ingraft.methods.method import Method
 from ingraft.methods.table import METHODS
 
 _COLUMNS = ("Method", "PEFT type", "Route", "Change", "Layers", "Source, or why not")
-_UNBOUNDED = 1000
 
 
 def methods(
@@ -56,15 +54,12 @@ def _markdown() -> str:
 
 
 def _print_table() -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     style = {"streamed": "green", "in-memory": "yellow", "refused": "red"}
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = show.table()
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
     for method in METHODS:
         table.add_row(*(Text(cell, style.get(cell, "")) for cell in _cells(method)))
-    # One line per method where no terminal sets a width: pipes are searched by line.
-    Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
+    show.print_table(table, rows_are_lines=True)

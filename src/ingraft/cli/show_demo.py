@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from ingraft.cli import show, show_training
+from ingraft.cli import show, show_merge, show_training, show_verification
 from ingraft.demo.data import DemoData
 from ingraft.demo.steps import Command, DemoResult
 from ingraft.pipeline import MergeResult
@@ -48,29 +46,27 @@ def _fact(event: Any) -> None:
         case TrainingResult():
             show_training.outcome(event)
         case MergeResult():
-            show.plan(event.plan, event.output)
-            show.result(event)
+            show_merge.plan(event.plan, event.output)
+            show_merge.result(event)
         case VerificationReport():
-            show.checks(event)
-            show.verdict(event)
+            show_verification.checks(event)
+            show_verification.verdict(event)
         case _:
             pass
 
 
 def result(result: DemoResult) -> None:
     """The table of the three models, and the lines of Python that load the merged one."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
+    table = show.table("")
     for name in next(iter(result.metrics.values())):
         table.add_column(name, justify="right")
     table.add_column("largest difference", justify="right")
     for model, metrics in result.metrics.items():
         difference = {"adapted": "reference", "merged": f"{result.parity:.1e}"}.get(model, "")
         table.add_row(_MODELS[model], *(f"{value:.4f}" for value in metrics.values()), difference)
-    console = Console(highlight=False)
-    console.print()
-    console.print(table)
-    console.print()
+    show.out().print()
+    show.print_table(table)
+    show.out().print()
     show.line("done", f"in {result.seconds:.0f} s; the merged model is a plain one:")
     show.line("", "from sentence_transformers import SentenceTransformer", style="bold green")
     show.line("", f'model = SentenceTransformer("{result.merge.output}")', style="bold green")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ingraft.cli import show
 from ingraft.cli.show import dtype_name, line, out, plural
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ingraft.diff.rank import Rank
     from ingraft.pipeline import Progress
 
-_UNBOUNDED = 1000
 _SIGNS = {"changed": ("~", "yellow"), "only in a": ("-", "red"), "only in b": ("+", "green")}
 
 
@@ -40,9 +38,7 @@ def models(found: ModelDiff) -> None:
     _summary("tensors", [tensor.state for tensor in found.tensors])
     changed = [tensor for tensor in found.tensors if tensor.state == "changed"]
     if changed:
-        # One line per tensor where no terminal sets a width: pipes are searched by line.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
-        console.print(_tensor_table(changed))
+        show.print_table(_tensor_table(changed), rows_are_lines=True)
     for tensor in found.tensors:
         if tensor.state in ("only in a", "only in b"):
             _entry(tensor.state, tensor.name, _kinds(tensor))
@@ -64,7 +60,7 @@ def _summary(label: str, states: Sequence[str]) -> None:
 
 
 def _tensor_table(tensors: Sequence[TensorDiff]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = show.table()
     table.add_column("tensor", overflow="fold", min_width=24)
     for title in ("of ‖a‖", "‖b − a‖", "largest", "changed", "rank"):
         table.add_column(title, justify="right", no_wrap=True)

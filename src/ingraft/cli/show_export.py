@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
 from ingraft.cli import show
 from ingraft.exporters.result import ExportResult
 from ingraft.files import human_bytes
@@ -27,8 +24,7 @@ def result(result: ExportResult) -> None:
         )
     for name, (before, after) in result.metrics.items():
         show.line("", f"{name} {before:.4f} in float32, {after:.4f} in int8")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
+    table = show.table("")
     for title in ("size", "texts/s", "largest difference"):
         table.add_column(title, justify="right")
     for variant in result.variants:
@@ -38,5 +34,5 @@ def result(result: ExportResult) -> None:
             variant.speed_text,
             variant.difference_text,
         )
-    Console(highlight=False).print(table)
+    show.print_table(table)
     show.line("written", f"{result.output}/ in {result.seconds:.1f} s", style="bold green")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
-from ingraft.cli.show import count, dtype_name, line, out, plural
+from ingraft.cli import show
+from ingraft.cli.show import count, dtype_name, line, plural
 from ingraft.files import human_bytes
 from ingraft.inspection import AdapterInspection, ModelInspection
 from ingraft.naming.numbers import layer_span
@@ -48,14 +48,13 @@ def adapter(found: AdapterInspection) -> None:
 
 def _norm_table(norms: Mapping[str, float]) -> None:
     largest = max(norms.values()) or 1.0
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("target module")
+    table = show.table("target module")
     table.add_column("‖ΔW‖", justify="right")
     table.add_column("")
     for module, norm in norms.items():
         table.add_row(module, f"{norm:.3g}", Text("━" * max(1, round(_BAR * norm / largest)), "cyan"))
-    out().print()
-    out().print(table)
+    show.out().print()
+    show.print_table(table, rows_are_lines=True)
 
 
 def model(found: ModelInspection) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ingraft.cli import show
+from ingraft.cli import show, show_merge
 from ingraft.files import human_bytes
 from ingraft.hub import expanded
 from ingraft.naming.numbers import layer_span
@@ -175,7 +175,7 @@ def result(result: TrainingResult, merged: MergeResult | None = None) -> None:
     """What came of it, and the merge, or the command for it."""
     outcome(result)
     if merged is not None:
-        show.result(merged)
+        show_merge.result(merged)
         return
     show.line("next", shlex.join(["ingraft", "merge", str(result.output), "OUTPUT"]), style="bold green")
 

@@ -18,7 +18,7 @@ _PRINT = Annotated[bool, typer.Option("--print-config", help="Print all settings
 @flags_of(TrainingConfig, config=(_CONFIG, None), print_config=(_PRINT, False))
 def train(config: Path | None, print_config: bool, flags: Flags, format: Format) -> None:
     """Fine-tune a Sentence Transformers model with an adapter, and measure it before and after."""
-    from ingraft.cli import show, show_training
+    from ingraft.cli import show, show_merge, show_training
     from ingraft.training.config_file import resolve, to_yaml
 
     settings = resolve(config, flags)
@@ -37,4 +37,4 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
     if human:
         show_training.result(trained, merged)
     else:
-        show.json(trained.to_dict() | {"merge": show.merge_facts(merged) if merged else None})
+        show.json(trained.to_dict() | {"merge": show_merge.facts(merged) if merged else None})

@@ -62,7 +62,7 @@ def verify(
 
     Without --adapter: that MERGED is, file by file, what was published.
     """
-    from ingraft.cli import show
+    from ingraft.cli import show, show_verification
     from ingraft.proof import verify as run
     from ingraft.verification.texts import read_texts
 
@@ -95,9 +95,9 @@ def verify(
     if format == "json":
         show.json(found.to_dict())
     else:
-        show.checks(found)
-        show.task(found)
-        show.verdict(found, "proven" if adapter is not None else "intact")
+        show_verification.checks(found)
+        show_verification.task(found)
+        show_verification.verdict(found, "proven" if adapter is not None else "intact")
         if report is not None:
             show.line("report", str(report))
     if not found.passed:
