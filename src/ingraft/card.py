@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from ingraft.checkpoint import dtype_name
 from ingraft.steps import MergePlan, Source
 from ingraft.verification.report import VerificationReport
 
 CARD = "README.md"
 BEGIN, END = "<!-- ingraft: how this model was made; `ingraft merge` writes this section -->", "<!-- /ingraft -->"
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 # What the card of an adapter says of itself, and a merged model is not.
 _ADAPTER_TAGS = ("peft", "lora", "adapter", "transformers-adapter")
 _PIPELINES = {"SentenceTransformer": "sentence-similarity", "CrossEncoder": "text-ranking"}
@@ -117,7 +117,7 @@ def _section(plan: MergePlan, report: VerificationReport | None) -> list[str]:
     details, adapter = plan.base.details, plan.adapter.details
     settings = [f"r={adapter['r']}"] if "r" in adapter else []
     settings += [f"α={adapter['lora_alpha']}"] if "lora_alpha" in adapter else []
-    dtypes = dict.fromkeys(_DTYPES.get(step.dtype, step.dtype) for step in plan.steps() if step.action != "copy")
+    dtypes = dict.fromkeys(dtype_name(step.dtype) for step in plan.steps() if step.action != "copy")
     edited, kept = plan.count("edit", "replace", "add"), plan.count("copy", "cast")
     facts = [
         ("base", f"{_linked(plan.base)} · {details['architecture']} · {details['parameters']:,} parameters"),

@@ -16,10 +16,11 @@ from ingraft.adapter import Adapter
 from ingraft.base_model import EDITABLE_DTYPES, BaseModel, quantisation_of
 from ingraft.base_precision.converted import converted_layers
 from ingraft.base_precision.dequantised import Dequantised
-from ingraft.base_precision.layers import FLOATS, NAMES, QuantisedLayer, describe, dtype_of, require_bitsandbytes, wider
+from ingraft.base_precision.layers import FLOATS, QuantisedLayer, describe, dtype_of, require_bitsandbytes, wider
 from ingraft.base_precision.packed import companions, packed_layers
 from ingraft.base_precision.scratch import scratch_base
 from ingraft.base_precision.settings import Settings, in_words, is_bitsandbytes, trained_over
+from ingraft.checkpoint import FLOAT_NAMES
 from ingraft.errors import UnusableInput
 
 BasePrecision = Literal["original", "dequantized"]
@@ -120,9 +121,9 @@ def _from_packed(model: BaseModel, dtype: str | None) -> ChosenBase:
     for layer in layers:
         output = wider(output, loaded if layer.kind == "int8" else layer.compute)
     kinds = sorted({describe(layer.kind, double=layer.nested_blocksize > 0) for layer in layers})
-    how = f"base dequantised: {len(layers)} layers from {' and '.join(kinds)} to {NAMES[dtype or output]}"
+    how = f"base dequantised: {len(layers)} layers from {' and '.join(kinds)} to {FLOAT_NAMES[dtype or output]}"
     if dtype is None and output != loaded:
-        how += f", which they compute in; the model is {NAMES[loaded]}"
+        how += f", which they compute in; the model is {FLOAT_NAMES[loaded]}"
     dropped = {info.name for parts in companions(model.checkpoint).values() for info in parts.values()}
     tensors = {}
     for layer in layers:
@@ -146,7 +147,7 @@ def _from_original(
     settings = said or _ASSUMED
     loaded = dtype_of(model.config.get("dtype", model.config.get("torch_dtype"))) or _plain_dtype(model)
     if loaded not in FLOATS:
-        raise UnusableInput(f"{model.name} is {NAMES[loaded]}, which bitsandbytes does not quantise.")
+        raise UnusableInput(f"{model.name} is {FLOAT_NAMES[loaded]}, which bitsandbytes does not quantise.")
     layers = converted_layers(model, weights, settings, loaded=loaded, trust_remote_code=trust_remote_code)
     covered: dict[str, int] = {}
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -194,7 +195,7 @@ def _plain_dtype(model: BaseModel) -> str:
     beside = {info.name for parts in packed.values() for info in parts.values()}
     count: dict[str, int] = {}
     for info in model.checkpoint:
-        if info.name not in packed and info.name not in beside and info.dtype in NAMES:
+        if info.name not in packed and info.name not in beside and info.dtype in FLOAT_NAMES:
             count[info.dtype] = count.get(info.dtype, 0) + info.elements
     return max(count, key=lambda dtype: count[dtype], default="F32")
 
@@ -206,5 +207,5 @@ def _plain_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     for part in [plain, *(value for value in plain.values() if isinstance(value, dict))]:
         for name in ("dtype", "torch_dtype"):
             if name in part:
-                part[name] = NAMES[dtype]
-    return {**plain, key: NAMES[dtype]}
+                part[name] = FLOAT_NAMES[dtype]
+    return {**plain, key: FLOAT_NAMES[dtype]}

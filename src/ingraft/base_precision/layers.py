@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ingraft.checkpoint import TensorInfo
+from ingraft.checkpoint import FLOAT_NAMES, TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.naming import Region
 
 Kind = Literal["nf4", "fp4", "int8"]
 KINDS: Mapping[str, str] = {"nf4": "4-bit nf4", "fp4": "4-bit fp4", "int8": "8-bit LLM.int8()"}
 FLOATS = ("F32", "BF16", "F16")
-NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 BLOCKSIZE, NESTED_BLOCKSIZE = 64, 256  # bitsandbytes' own, wherever no file says otherwise
 
 
@@ -58,7 +57,7 @@ class QuantisedLayer:
 def dtype_of(value: Any) -> str | None:
     """`F32` for `float32` or `torch.float32`; None for anything but the three dtypes that weights are computed in."""
     name = str(value).removeprefix("torch.")
-    return next((stored for stored in FLOATS if NAMES[stored] == name), None)
+    return next((stored for stored in FLOATS if FLOAT_NAMES[stored] == name), None)
 
 
 def wider(first: str, second: str) -> str:

@@ -23,6 +23,12 @@ DTYPE_BITS: Mapping[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+FLOAT_NAMES: Mapping[str, str] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
+def dtype_name(stored: str) -> str:
+    """What torch and people call a dtype: `float32` for F32; what is no float keeps the file's own name."""
+    return FLOAT_NAMES.get(stored, stored)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from ingraft.files import to_json
 if TYPE_CHECKING:
     from ingraft.pipeline import Progress
 
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 _LABEL = 10
 _UNBOUNDED = 1000
 
@@ -61,10 +60,6 @@ def save_json(path: Path, value: Mapping[str, Any]) -> None:
         path.write_text(to_json(value), encoding="utf-8")
     except OSError as error:
         raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def dtype_name(stored: str) -> str:
-    return _DTYPES.get(stored, stored)
 
 
 def count(number: float) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ingraft.checkpoint import dtype_name
 from ingraft.cli import show
-from ingraft.cli.show import dtype_name, line, out, plural
+from ingraft.cli.show import line, out, plural
 
 if TYPE_CHECKING:
     from ingraft.diff import ModelDiff, TensorDiff

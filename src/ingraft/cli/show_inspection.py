@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.text import Text
 
+from ingraft.checkpoint import dtype_name
 from ingraft.cli import show
-from ingraft.cli.show import count, dtype_name, line, plural
+from ingraft.cli.show import count, line, plural
 from ingraft.files import human_bytes
 from ingraft.inspection import AdapterInspection, ModelInspection
 from ingraft.naming.numbers import layer_span

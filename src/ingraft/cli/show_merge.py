@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingraft.cli.show import count, dtype_name, line, plural
+from ingraft.checkpoint import dtype_name
+from ingraft.cli.show import count, line, plural
 from ingraft.files import free_bytes, human_bytes
 from ingraft.naming.numbers import layer_span
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ingraft.checkpoint import dtype_name
 from ingraft.errors import UnusableInput
 from ingraft.manifest import versions
 from ingraft.report import words
@@ -77,7 +78,7 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command
     manifest = read_manifest(merged)
     effects, recorded = _effects(report, plan, merged, manifest)
     found = compare_answers(report.answers) if report.answers is not None else None
-    stored = words.dtype(next((step.dtype for step in plan.steps() if step.action == "edit"), ""))
+    stored = dtype_name(next((step.dtype for step in plan.steps() if step.action == "edit"), ""))
     script = _resource("page.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": words.number, "percent": words.percent, "shortened": words.shortened}
@@ -107,7 +108,7 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         times=words.times,
         against=words.against,
-        dtype=words.dtype,
+        dtype=dtype_name,
     )
 
 

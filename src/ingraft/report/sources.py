@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ingraft.checkpoint import dtype_name
 from ingraft.files import human_bytes, read_json_object
 from ingraft.hashes import FileHashes
 from ingraft.manifest import FILE
 from ingraft.output_files import OWN_FILES
-from ingraft.report.words import dtype, short_name
+from ingraft.report.words import short_name
 from ingraft.steps import MergePlan, Source
 
 _WORKERS = 2
@@ -89,7 +90,7 @@ def _facts(source: Source) -> tuple[tuple[str, str], ...]:
 
 def _text(key: str, value: Any) -> str:
     if key == "dtype":
-        return dtype(str(value))
+        return dtype_name(str(value))
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
@@ -105,7 +106,7 @@ def _result(plan: MergePlan, manifest: Mapping[str, Any]) -> tuple[tuple[str, st
         "cast": plan.count("cast"),
         "copied byte for byte": plan.count("copy"),
     }
-    dtypes = dict.fromkeys(dtype(step.dtype) for step in plan.steps() if step.action != "copy")
+    dtypes = dict.fromkeys(dtype_name(step.dtype) for step in plan.steps() if step.action != "copy")
     facts = [("tensors", ", ".join(f"{count} {what}" for what, count in counts.items() if count))]
     facts += [("edited in", ", ".join(dtypes)), ("route", plan.route)]
     facts += [("class", plan.layout.model_class or "transformers")]

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -77,10 +76,6 @@ def times(ratio: float) -> str:
 def shortened(text: str, length: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
-def dtype(stored: str) -> str:
-    return DTYPES.get(stored, stored)
 
 
 def short_name(name: str) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from helpers.files import raw_file
-from ingraft.checkpoint import read_header, tensor_nbytes, write_header
+from ingraft.checkpoint import dtype_name, read_header, tensor_nbytes, write_header
 from ingraft.checkpoint.header import DTYPE_BITS, MAX_HEADER_BYTES
 from ingraft.errors import UnusableInput
 
@@ -30,6 +30,13 @@ TORCH = {
 quick = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
+
+
+def test_names_of_dtypes_are_torchs() -> None:
+    assert [dtype_name(name) for name in ("F32", "BF16", "F16", "F64", "I8")] == [
+        *(str(TORCH[name]).removeprefix("torch.") for name in ("F32", "BF16", "F16", "F64")),
+        "I8",
+    ]
 
 
 @st.composite

@@ -30,10 +30,6 @@ def test_plurals() -> None:
     )
 
 
-def test_dtypes() -> None:
-    assert [show.dtype_name(name) for name in ("F32", "BF16", "F16", "I8")] == ["float32", "bfloat16", "float16", "I8"]
-
-
 def test_json_goes_to_a_file_or_says_why_not(tmp_path: Path) -> None:
     show.save_json(tmp_path / "x.json", {"α": [1, None]})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"α": [1, None]}
