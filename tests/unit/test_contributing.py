@@ -1,4 +1,4 @@
-"""The worked example in CONTRIBUTING.md is executed as it stands there."""
+"""CONTRIBUTING.md: its worked example is executed as it stands there, its table of layers is that of the linter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 
 from ingraft.methods.method import Method, Target
 
-PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "CONTRIBUTING.md"
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,19 @@ def test_row_fits_the_formula(row: Method, example: dict[str, dict[str, Any]]) -
 
     assert set(inspect.signature(formula).parameters) == arguments
     assert formula.__doc__.startswith(row.change)
+
+
+def test_the_table_of_layers_is_the_linters() -> None:
+    """In the linter's order; a row of the table may take several of its lines together."""
+    [lines] = re.findall(
+        r"^layers = \[\n(.*?)^\]$", (ROOT / "pyproject.toml").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    held = [frozenset(re.findall(r"\w+", line)) for line in re.findall('"(.*)"', lines)]
+    table = PAGE.read_text("utf-8").partition("| layer | what it knows |")[2].partition("\n\n")[0]
+    told = [frozenset(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table.splitlines()[2:]]
+
+    assert frozenset().union(*told) == frozenset().union(*held)
+    for row in told:
+        while row:
+            assert held[0] <= row, f"{sorted(row)} stands in the place of {sorted(held[0])}"
+            row -= held.pop(0)
