@@ -19,7 +19,7 @@ from ingraft.errors import UnusableInput
 from ingraft.manifest import versions
 from ingraft.report import words
 from ingraft.report.effects import TensorEffect, measured_effects, recorded_effects, with_losses
-from ingraft.report.sources import parts, read_manifest
+from ingraft.report.parts import parts, read_manifest
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
 
@@ -43,21 +43,13 @@ def check_report(path: Path) -> None:
         raise UnusableInput(f"{path} is a directory.", hint="Name a file for the report, such as report.html.")
 
 
-def write_report(
-    path: Path,
-    report: VerificationReport,
-    plan: MergePlan,
-    *,
-    merged: Path,
-    command: str = "",
-) -> None:
+def write_report(path: Path, report: VerificationReport, plan: MergePlan, *, merged: Path) -> None:
     """Write `report` on the merge of `plan` into `merged` as an HTML page to `path`.
 
-    command  the command line that `report` is from
     Raises UnusableInput when `path` cannot be written, or the libraries of `ingraft[report]` are not installed.
     """
     check_report(path)
-    page = render(report, plan, merged=merged, command=command)
+    page = render(report, plan, merged=merged)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -67,7 +59,7 @@ def write_report(
         raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command: str = "") -> str:
+def render(report: VerificationReport, plan: MergePlan, *, merged: Path) -> str:
     """The page as text; without `report.answers` it says how to get them."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -102,7 +94,6 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path, command
         task=report.figures.get("task"),
         versions=versions(),
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        command=command,
         style=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -68,7 +68,7 @@ def test_what_users_wrote_is_text(merge) -> None:
     plan, output = merge
     report = VerificationReport((dataclasses.replace(PASSED, where=EVIL, passed=False),), {}, answers(texts=EVIL))
 
-    page = render(report, plan, merged=output, command=f"ingraft verify {EVIL}")
+    page = render(report, plan, merged=output)
 
     assert page.count("<script") == 1
     assert EVIL in visible(page)
