@@ -78,9 +78,10 @@ class Job:
         import pyarrow.parquet as parquet
 
         partial = self.folder / f"{self.part(window).name}.{os.getpid()}.partial"
-        parquet.write_table(table, partial, compression="zstd")
-        _sync(partial)
-        partial.replace(self.part(window))
+        with _writing(self):
+            parquet.write_table(table, partial, compression="zstd")
+            _sync(partial)
+            partial.replace(self.part(window))
 
     def ranges(self) -> Any:
         """The int8 ranges that an earlier window has left; None before that."""
@@ -92,9 +93,10 @@ class Job:
 
     def save_ranges(self, text: str) -> None:
         partial = self.folder / f"{_RANGES}.partial"
-        partial.write_text(text)
-        _sync(partial)
-        partial.replace(self.folder / _RANGES)
+        with _writing(self):
+            partial.write_text(text)
+            _sync(partial)
+            partial.replace(self.folder / _RANGES)
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def assemble(job: Job, windows: Sequence[Window]) -> int:
 
     partial = job.folder / "output.partial"
     schema = parquet.read_schema(job.part(windows[0]))
-    with parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with _writing(job), parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
         for window in windows:
             table = parquet.read_table(job.part(window))
             if table.schema != schema:
@@ -147,10 +149,24 @@ def assemble(job: Job, windows: Sequence[Window]) -> int:
             if table.num_rows != window.rows:
                 raise AssertionError(f"part {window.number} has {table.num_rows} rows, expected {window.rows}")
             writer.write_table(table)
-    _sync(partial)
-    partial.replace(job.output)
-    _sync(job.output.parent)
+    with _writing(job):
+        _sync(partial)
+        partial.replace(job.output)
+        _sync(job.output.parent)
     return int(schema.field("embedding").type.list_size)
+
+
+@contextmanager
+def _writing(job: Job) -> Iterator[None]:
+    """The disk's errors, which pyarrow words in its own way, as what a person can do about them."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UnusableInput(
+            f"Writing {job.output} failed: {reason}.",
+            hint="Finished parts are kept: mend that, and the same command goes on.",
+        ) from error
 
 
 @contextmanager
