@@ -36,7 +36,8 @@ def write_card(plan: MergePlan, folder: Path, report: VerificationReport | None)
     text = f"{title}{body.strip()}\n\n" if body.strip() else title
     section = "\n".join([BEGIN, *_section(plan, report), END])
     # Metadata that are not YAML are left to their owner as they are.
-    head = given[: len(given) - len(split_front(given)[1])] if metadata is None else _front(_metadata(plan, metadata))
+    kept = given[: len(given) - len(split_front(given)[1])]
+    head = kept if metadata is None else card_front(_metadata(plan, metadata))
     # (A directory's name need not be text.)
     path.write_text(f"{head}{text}{section}\n", encoding="utf-8", errors="replace")
 
@@ -59,7 +60,7 @@ def split_card(text: str) -> tuple[dict[str, Any] | None, str]:
     return (metadata if isinstance(metadata, dict) else None), body
 
 
-def _front(metadata: Mapping[str, Any]) -> str:
+def card_front(metadata: Mapping[str, Any]) -> str:
     import yaml
 
     return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)}---\n\n"

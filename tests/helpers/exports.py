@@ -6,7 +6,7 @@ import functools
 import json
 from pathlib import Path
 
-from helpers.models import HIDDEN, TEXTS, new_dense, new_folder, plain_base, quiet
+from helpers.models import HIDDEN, TEXTS, VOCABULARY, copy_of, new_dense, new_folder, plain_base, quiet
 
 
 @functools.cache
@@ -61,4 +61,58 @@ def pairs_file(scores: bool = False) -> Path:
 def _saved(model: object) -> Path:
     folder = new_folder(type(model).__name__)
     model.save_pretrained(str(folder))  # type: ignore[attr-defined]
+    return folder
+
+
+@functools.cache
+@quiet()
+def pooled_model(
+    architecture: str = "bert", pooling: str = "mean", normalize: bool = True, similarity: str = "cosine"
+) -> Path:
+    """Transformer, pooling and perhaps Normalize, which is what a static model can be distilled from."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    end = [Normalize()] if normalize else []
+    return _saved(
+        SentenceTransformer(
+            modules=[Transformer(str(plain_base(architecture))), Pooling(HIDDEN, pooling), *end],
+            prompts={"query": "search query "},
+            similarity_fn_name=similarity,
+            device="cpu",
+        )
+    )
+
+
+@quiet()
+def with_tokenizer(model: Path, kind: str) -> Path:
+    """A copy of `model` whose tokenizer is trained on our texts: `bpe` on bytes, `unigram` on words with a mark."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer: object
+    if kind == "bpe":
+        made = Tokenizer(models.BPE(unk_token="[UNK]"))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
+    else:
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=VOCABULARY, special_tokens=special, unk_token="[UNK]", show_progress=False
+        )
+    made.train_from_iterator(TEXTS * 8, trainer)
+    ends = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    folder = copy_of(model)
+    PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=60,
+    ).save_pretrained(folder)
     return folder

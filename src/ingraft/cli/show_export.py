@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingraft.cli import show
-from ingraft.exporters.result import ExportResult
+from ingraft.exporters.result import ExportResult, StaticResult
 from ingraft.files import human_bytes
 
 
@@ -35,4 +35,29 @@ def result(result: ExportResult) -> None:
             variant.difference_text,
         )
     show.print_table(table)
+    show.line("written", f"{result.output}/ in {result.seconds:.1f} s", style="bold green")
+
+
+def static(result: StaticResult) -> None:
+    """What it was distilled from, that it is another model, and what that costs and gains."""
+    show.line("teacher", f"{result.teacher} · {result.architecture} · {show.count(result.parameters)} parameters")
+    show.line(
+        "static",
+        f"{result.tokens:,} tokens · {result.dimensions} dimensions · float32 · from {result.pooling} pooling"
+        f"{' · normalised' if result.normalised else ''}",
+    )
+    show.line("", f"another model than {result.teacher}: one vector a token, and no answer of it is the teacher's")
+    show.line("measured", f"similarities of {result.texts} texts: Spearman {result.agreement:.4f} with the teacher's")
+    if result.metrics:
+        for name, (before, after) in result.metrics.items():
+            show.line("", f"{name} {before:.4f} of the teacher, {after:.4f} static ({after - before:+.4f})")
+    else:
+        show.line("", "on no task: --data FILE measures both models on your own pairs")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for title in ("size", "texts/s"):
+        table.add_column(title, justify="right")
+    for variant in result.variants:
+        table.add_row(f"{'':<10}{variant.name}", human_bytes(variant.nbytes), variant.speed_text)
+    Console(highlight=False).print(table)
     show.line("written", f"{result.output}/ in {result.seconds:.1f} s", style="bold green")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.exporters.result import Variant
-from ingraft.exporters.source import Source, carried_files
+from ingraft.exporters.source import Source, carried_files, weight_files
 from ingraft.files import human_bytes, read_json_object, to_json
 from ingraft.hashes import FileHashes
 from ingraft.manifest import FILE, SCHEMA, versions
@@ -27,7 +27,31 @@ def carry(source: Source, folder: Path, *, weights: bool) -> None:
 
 def write_export_manifest(source: Source, folder: Path, export: dict[str, Any]) -> None:
     """Write `ingraft.json`: that of the merged model, if it has one, with the export and the hashes of all files."""
-    known = read_json_object(source.root / FILE) if (source.root / FILE).is_file() else {"schema": SCHEMA}
+    _write(source, folder, known_manifest(source) or {"schema": SCHEMA}, export)
+
+
+def write_distilled_manifest(source: Source, folder: Path, export: dict[str, Any]) -> None:
+    """Write `ingraft.json` of another model, whose tensors are none of the merged one's: that is its teacher."""
+    known = known_manifest(source)
+    with FileHashes(2) as hashes:
+        weights = weight_files(source.layout)
+        hashes.start(weights)
+        teacher: dict[str, Any] = {
+            "name": source.name,
+            "architecture": source.architecture,
+            "parameters": source.parameters,
+            "files": {path.relative_to(source.root).as_posix(): hashes.get(path) for path in weights},
+            **{name: known[name] for name in ("base", "adapter", "method") if name in known},
+        }
+    _write(source, folder, {"schema": SCHEMA}, {**export, "teacher": teacher})
+
+
+def known_manifest(source: Source) -> dict[str, Any]:
+    """What `ingraft.json` says of the merged model; nothing where it has none."""
+    return read_json_object(source.root / FILE) if (source.root / FILE).is_file() else {}
+
+
+def _write(source: Source, folder: Path, known: dict[str, Any], export: dict[str, Any]) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
     with FileHashes(2) as hashes:
         hashes.start(files)

@@ -69,3 +69,42 @@ class ExportResult:
             "variants": [asdict(variant) for variant in self.variants],
             "verification": self.report.to_dict(),
         }
+
+
+@dataclass(frozen=True)
+class StaticResult:
+    """A published static model: another model, distilled from `teacher`.
+
+    normalised  its embeddings have length one, as the teacher's have
+    agreement   Spearman's ρ between the two models' similarities of all pairs of `texts` texts
+    report      the gate of a task's metric, if there was one
+    metrics     metric → (teacher, static), where a task was given
+    """
+
+    output: Path
+    teacher: str
+    architecture: str
+    parameters: int
+    pooling: str
+    tokens: int
+    dimensions: int
+    normalised: bool
+    texts: int
+    agreement: float
+    report: VerificationReport
+    variants: tuple[Variant, ...]
+    seconds: float
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON types."""
+        return {
+            "output": str(self.output),
+            "format": "static",
+            "same_model": False,
+            **{name: value for name, value in vars(self).items() if name not in ("output", "report", "variants")},
+            "metrics": {name: list(values) for name, values in self.metrics.items()},
+            "seconds": round(self.seconds, 2),
+            "variants": [asdict(variant) for variant in self.variants],
+            "verification": self.report.to_dict(),
+        }

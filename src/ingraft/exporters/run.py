@@ -21,7 +21,7 @@ from ingraft.exporters.result import ExportResult, Variant
 from ingraft.exporters.sessions import Session, answering, onnx_session, require
 from ingraft.exporters.source import Source, open_layout, open_source
 from ingraft.exporters.speed import texts_per_second
-from ingraft.exporters.tasks import Measure, drop_check, open_measure
+from ingraft.exporters.tasks import MAX_DROP, Measure, drop_check, open_measure
 from ingraft.exporters.tokenizer import tokens_check, write_limits
 from ingraft.pipeline import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
@@ -45,7 +45,7 @@ def export(
     pooled: bool = False,
     weights: bool = True,
     data: Path | None = None,
-    max_drop: float = 0.01,
+    max_drop: float = MAX_DROP,
     texts: Sequence[str] | None = None,
     overwrite: bool = False,
     trust_remote_code: bool = False,
