@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.execute import StepFigures, default_workers, execute
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, flushing, published
 from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
 from ingraft.steps import MergePlan
+from ingraft.verification.provable import check_provable
 from ingraft.verification.report import VerificationReport
-
-if TYPE_CHECKING:
-    from ingraft.execute import StepFigures
 
 
 class Progress(Protocol):
@@ -115,16 +112,12 @@ def run_plan(
     check_output(output, overwrite=overwrite, inputs=inputs)
     signer = _signer(plan, key) if key else None
     check_room(output, disk=plan.needed_disk, memory=plan.needed_memory)
+    if verify:
+        check_provable(plan)
     shown = progress or Silent()
     with FileHashes() as hashes:
         if verify and plan.dequantised is None:
-            hashes.start(plan.base.weights)  # already now: the import of torch leaves all cores but one idle
-        with _first_import():
-            from ingraft.execute import default_workers, execute
-            from ingraft.verification.truth import check_provable
-
-        if verify:
-            check_provable(plan)
+            hashes.start(plan.base.weights)  # the import of torch, which follows, leaves all cores but one idle
         started = time.monotonic()
         workers = workers or default_workers()
         with published(output, overwrite=overwrite) as folder, weights_of_base(plan, workers, shown):
@@ -205,26 +198,6 @@ def with_embeddings(
     )
     checks = (*report.checks, *parity.checks)
     return VerificationReport(checks, {**report.figures, **parity.figures()}, parity.answers)
-
-
-@contextmanager
-def _first_import() -> Iterator[None]:
-    """The block imports torch, in less time and beside other threads.
-
-    No garbage is collected in it, and none looked for later among what it made: that lives as long as the process, and
-    looking takes a third of a small merge's CPU time. Threads that hash take their turns ten times as soon as usual.
-    """
-    first, collecting, interval = "torch" not in sys.modules, gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(interval / 10)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        if first:
-            gc.freeze()
-        if collecting:
-            gc.enable()
 
 
 @contextmanager

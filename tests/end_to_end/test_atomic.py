@@ -389,7 +389,7 @@ def test_adapter_that_is_changed_during_the_merge_is_not_published(
         save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
         return figures
 
-    monkeypatch.setattr(ingraft.execute, "execute", execute)
+    monkeypatch.setattr(ingraft.pipeline, "execute", execute)
 
     run = cli("merge", adapter, tmp_path / "out")
 

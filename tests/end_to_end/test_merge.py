@@ -915,7 +915,7 @@ def test_failing_proof_publishes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
                     save_file(tensors, file, metadata)
             return figures
 
-        monkeypatch.setattr(ingraft.execute, "execute", spoiled)
+        monkeypatch.setattr(ingraft.pipeline, "execute", spoiled)
         run = cli("merge", adapter, tmp_path / "out")
 
         assert run.code == 1

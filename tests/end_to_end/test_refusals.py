@@ -723,7 +723,7 @@ def test_a_method_that_needs_peft_says_so_where_it_is_missing(
     tensors = {f"base_model.model.{name}.ia3_l": torch.full((HIDDEN, 1), 1.5) for name in attention_modules()}
     adapter = write_adapter(tmp_path / "in" / "adapter", base, tensors=tensors, peft_type="IA3", feedforward_modules=[])
     monkeypatch.setitem(sys.modules, "peft", None)  # as `pip install ingraft` leaves it
-    monkeypatch.setattr("ingraft.execute.execute", None)  # before the long work, not after it
+    monkeypatch.setattr("ingraft.pipeline.execute", None)  # before the long work, not after it
 
     run = cli("merge", adapter, tmp_path / "out")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["ingraft.pipeline", "ingraft.execute", "ingraft.verification.weights", "ingraft.cli.app"]
+    ["ingraft.pipeline", "ingraft.execute.edits", "ingraft.verification.weights", "ingraft.cli.app"]
 )
 
 

@@ -34,7 +34,7 @@ def test_order(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
         return call
 
-    monkeypatch.setattr(ingraft.execute, "execute", noted("execute", ingraft.execute.execute))
+    monkeypatch.setattr(ingraft.pipeline, "execute", noted("execute", ingraft.execute.execute))
     weights = ingraft.verification.weights
     monkeypatch.setattr(weights, "verify_weights", noted("verify", weights.verify_weights))
 
@@ -90,7 +90,7 @@ def test_any_other_failure_leaves_nothing(
         raise error
 
     if where == "execute":
-        monkeypatch.setattr(ingraft.execute, "execute", fail)
+        monkeypatch.setattr(ingraft.pipeline, "execute", fail)
     else:
         monkeypatch.setattr(ingraft.verification.weights, "verify_weights", fail)
     before = snapshot(tmp_path)

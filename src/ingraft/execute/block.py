@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ingraft.checkpoint.transfer import OpenFiles, read_into, write_from
 from ingraft.errors import UnusableInput
+from ingraft.execute.figures import BlockFigures
 from ingraft.execute.inputs import BLOCK_ELEMENTS, TORCH_DTYPES, FormulaCache, arithmetic, does_not_fit
 from ingraft.steps import REPLACE, Edit, MergeStep
 
@@ -35,16 +36,6 @@ class BlockJob:
         """The block's first byte in the output's file, and how many bytes it has."""
         size = TORCH_DTYPES[self.step.dtype].itemsize
         return self.position + self.start * size, (self.stop - self.start) * size
-
-
-@dataclass(frozen=True)
-class BlockFigures:
-    """Sums of squares over a block (of W, of the delta, of what rounding lost), elements changed."""
-
-    base: float
-    delta: float
-    loss: float
-    changed: int
 
 
 class Buffers(threading.local):

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -33,15 +32,8 @@ _OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias"
 _NUMBERS = (REPLACE, ZERO, "tokens:trainable_tokens")
 
 
-def check_provable(plan: MergePlan) -> None:
-    """UnusableInput when the proof will ask PEFT and it is not installed: known before the long work, not after it."""
-    if find_spec("peft") is None and any(_asks_peft(edit) for edit in plan.edits()):
-        from ingraft.adapted.keys import require_peft
-
-        require_peft()
-
-
-def _asks_peft(edit: Edit) -> bool:
+def asks_peft(edit: Edit) -> bool:
+    """Is the answer to be had from PEFT's own layer only?"""
     return not (edit.formula in (*_OWN, *_NUMBERS) or _is_dora(edit))
 
 

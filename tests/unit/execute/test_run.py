@@ -21,7 +21,7 @@ from helpers.handmade import (
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.execute import default_workers, execute
-from ingraft.execute.run import copy_runs
+from ingraft.execute.copies import copy_runs
 from ingraft.plan import plan_merge
 from ingraft.steps import MergeStep, OutputShard
 
