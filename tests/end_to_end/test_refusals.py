@@ -720,8 +720,8 @@ def test_unusable_command_line(options: list[str], tmp_path: Path, adapter: Path
 def test_a_method_that_needs_peft_says_so_where_it_is_missing(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors = {f"base_model.model.{name}.ia3_l": torch.full((HIDDEN, 1), 1.5) for name in attention_modules()}
-    adapter = write_adapter(tmp_path / "in" / "adapter", base, tensors=tensors, peft_type="IA3", feedforward_modules=[])
+    tensors = {f"base_model.model.{name}.hra_u": torch.ones(HIDDEN, 2) for name in attention_modules()}
+    adapter = write_adapter(tmp_path / "in" / "adapter", base, tensors=tensors, peft_type="HRA", rank=2)
     monkeypatch.setitem(sys.modules, "peft", None)  # as `pip install ingraft` leaves it
     monkeypatch.setattr("ingraft.pipeline.execute", None)  # before the long work, not after it
 

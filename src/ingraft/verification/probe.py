@@ -70,7 +70,8 @@ def _probe_part(files: OpenFiles, truth: Truth, step: MergeStep, written: Tensor
     seed = int.from_bytes(hashlib.sha256(where.encode()).digest()[:6], "big")
     x = random_input(last.shape[1], seed)
     rows = _Rows(files, base, written, start, stop, width)
-    products = rows.products(x) if not last.transposed else rows.products_from_columns(x)
+    asked = truth.asked(last, x)
+    products = rows.products(x, asked) if not last.transposed else rows.products_from_columns(x, asked)
     answer = truth.answer(last, x, products.base, rows.base_blocks)
     return ProbeResult(where, _ratio(products, answer, last.shape[1], written.dtype, truth.noise(last)))
 
@@ -90,7 +91,7 @@ def _replaced(files: OpenFiles, written: TensorInfo, edit: Edit) -> bool:
 
 @dataclass(frozen=True)
 class _Products:
-    """W·x, W′·x and Σ_j (w′_ij·x_j)² by row."""
+    """W·x₀ for what the adapted layer asks its base, W′·x and Σ_j (w′_ij·x_j)², by row."""
 
     base: Tensor
     merged: Tensor
@@ -121,22 +122,23 @@ class _Rows:
             rows = slice((at - self.start) // self.width, (stop - self.start) // self.width)
             yield rows, self._load(self.base, at, stop, 0)
 
-    def products(self, x: Tensor) -> _Products:
+    def products(self, x: Tensor, asked: Tensor) -> _Products:
         base, merged, squares = [], [], []
         x_squares = x * x
         for at, stop in self._blocks():
-            base.append(self._load(self.base, at, stop, 0) @ x)
+            base.append(self._load(self.base, at, stop, 0) @ asked)
             block = self._load(self.written, at, stop, 1)
             merged.append(block @ x)
             squares.append(block.mul_(block) @ x_squares)
         return _Products(torch.cat(base), torch.cat(merged), torch.cat(squares))
 
-    def products_from_columns(self, x: Tensor) -> _Products:
+    def products_from_columns(self, x: Tensor, asked: Tensor) -> _Products:
         """The same for a matrix that is stored as [in, out]."""
         sums = torch.zeros(3, self.width)
         for at, stop in self._blocks():
-            part = x[(at - self.start) // self.width : (stop - self.start) // self.width]
-            sums[0] += part @ self._load(self.base, at, stop, 0)
+            here = slice((at - self.start) // self.width, (stop - self.start) // self.width)
+            part = x[here]
+            sums[0] += asked[here] @ self._load(self.base, at, stop, 0)
             block = self._load(self.written, at, stop, 1)
             sums[1] += part @ block
             sums[2] += (part * part) @ block.mul_(block)

@@ -1,14 +1,14 @@
 """What an adapted layer answers to an input: its forward pass, W·x and what the adapter adds on the way.
 
-LoRA's forward is two small products and is written out here, and DoRA's, which needs the lengths of rows besides. Every
-other method is asked through PEFT's own layer: for a streamed merge layer by layer, for one in memory in the whole
-adapted model.
+Where a forward is a few small products it is written out (`forwards`), and DoRA's, which needs the lengths of rows
+besides. Every other method is asked through PEFT's own layer: for a streamed merge layer by layer, for one in memory in
+the whole adapted model.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,21 +20,22 @@ from ingraft.adapter import open_adapter
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
+from ingraft.verification.forwards import lora_added, number, own_forward
 from ingraft.verification.read import DTYPES, load_whole
 
 Forward = Callable[[Tensor], Tensor]
 RowBlocks = Callable[[], Iterator[tuple[slice, Tensor]]]
 # PEFT takes a part out of the base when it loads these, and rounds what remains to the base's dtype.
 _ROUND_THE_BASE = ("pissa:pissa", "pissa:olora", "pissa:kasa", "osf:osf")
-# Whose forward pass is written out here.
-_OWN = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
+# Plain sums, in the merge as in the forward.
+_SUMS = ("lora:lora", "lora:lora_embedding", "lora:lora_expert", "lora:lora_bias")
 # Which are the adapter's own numbers, compared as such and not asked for an answer.
 _NUMBERS = (REPLACE, ZERO, "tokens:trainable_tokens")
 
 
 def asks_peft(edit: Edit) -> bool:
     """Is the answer to be had from PEFT's own layer only?"""
-    return not (edit.formula in (*_OWN, *_NUMBERS) or _is_dora(edit))
+    return not (edit.formula in _NUMBERS or _is_dora(edit) or own_forward(edit))
 
 
 def _is_dora(edit: Edit) -> bool:
@@ -61,23 +62,32 @@ class Truth:
 
     def noise(self, edit: Edit) -> float:
         """How much more the float32 arithmetic of this answer may lose than plain sums: inverses, decompositions."""
-        return 1.0 if edit.formula in _OWN else 16.0
+        return 1.0 if edit.formula in _SUMS else 16.0
 
     def tensor(self, info: TensorInfo) -> Tensor:
         """An adapter tensor in float32."""
         return load_whole(self._files, info).float()
 
+    def _tensors(self, edit: Edit) -> dict[str, Tensor]:
+        return {name: self.tensor(info) for name, info in edit.inputs.items()}
+
+    def asked(self, edit: Edit, x: Tensor) -> Tensor:
+        """What the adapted layer asks its base's weight when it is asked x. [in]"""
+        own = own_forward(edit)
+        return own.before(self._tensors(edit), edit.settings, x) if own and own.before else x
+
     def answer(self, edit: Edit, x: Tensor, base: Tensor, weight: RowBlocks) -> Tensor:
-        """W′·x of the adapted layer without its bias, at the rows of `edit`; `base` is W·x there. x: [in].
+        """W′·x of the adapted layer without its bias, at the rows of `edit`; `base` is W·asked(x) there. x: [in].
 
         weight  the rows of W in float32, in blocks; a row's number counts from the first one of `edit`
         """
-        if edit.formula in _OWN:
-            return base + self._added(edit, x)
-        if _is_dora(edit):
-            magnitude = self.tensor(edit.inputs["lora_magnitude_vector"]).flatten()[slice(*edit.rows)]
-            return (base + self._added(edit, x)) * (magnitude / self._lengths(edit, weight))
         rows = slice(*edit.rows)
+        if own := own_forward(edit):
+            return own.after(self._tensors(edit), edit.settings, x, base, rows) if own.after else base
+        if _is_dora(edit):
+            tensors = self._tensors(edit)
+            magnitude = tensors["lora_magnitude_vector"].flatten()[rows]
+            return (base + lora_added(tensors, edit.settings, x, rows)) * (magnitude / _lengths(edit, tensors, weight))
         with self._lock:
             layer, forward = self._layer(edit)
             x = x.to(layer.weight.dtype)
@@ -91,34 +101,12 @@ class Truth:
     def bias(self, edit: Edit, base: Tensor) -> Tensor:
         """The adapted layer's bias, its answer to nothing, at the rows of `edit`; `base` is the base's bias there."""
         rows = slice(*edit.rows)
-        if edit.formula in _OWN:
-            added: Tensor = self.tensor(edit.inputs["lora_bias"])[rows] * _number(edit, "scale")
-            return base + added
+        if own := own_forward(edit):
+            return own.bias(self._tensors(edit), edit.settings, base, rows) if own.bias else base
         with self._lock:
             layer, forward = self._layer(edit)
             width = layer.weight.shape[0] if edit.kind == "conv1d" else layer.weight[0].numel()
             return forward(torch.zeros(1, width, dtype=layer.weight.dtype))[0][rows].float()
-
-    def _added(self, edit: Edit, x: Tensor) -> Tensor:
-        """s·B·(A·x): what LoRA's branch adds."""
-        scale, rows = _number(edit, "scale"), slice(*edit.rows)
-        if edit.kind == "embedding":
-            a, b = self.tensor(edit.inputs["lora_embedding_A"]), self.tensor(edit.inputs["lora_embedding_B"])
-            return a.T[rows] @ (b.T @ x) * scale
-        a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
-        if edit.formula == "lora:lora_expert":
-            expert, experts = edit.expert or 0, int(_number(edit, "experts"))
-            a, b = a.reshape(experts, -1, a.shape[1])[expert], b.reshape(len(b), -1, experts)[..., expert]
-        return b[rows] @ (a @ x) * scale
-
-    def _lengths(self, edit: Edit, weight: RowBlocks) -> Tensor:
-        """‖w + s·bA‖ of every row, as ‖w‖² + 2s·b·(A·w) + s²·b·AAᵀ·b: the sum itself is what is to be proven."""
-        a, b = self.tensor(edit.inputs["lora_A"]).flatten(1), self.tensor(edit.inputs["lora_B"]).flatten(1)
-        b = b[slice(*edit.rows)] * _number(edit, "scale")
-        squares = ((b @ (a @ a.T)) * b).sum(1)
-        for rows, block in weight():
-            squares[rows] += 2 * (b[rows] * (block @ a.T)).sum(1) + torch.linalg.vector_norm(block, dim=1).square()
-        return squares.sqrt()
 
     def _layer(self, edit: Edit) -> tuple[Any, Forward]:
         """(base layer, forward) of the edit's module; the last one asked for is kept."""
@@ -204,10 +192,14 @@ class Truth:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _number(edit: Edit, name: str) -> float:
-    value = edit.settings[name]
-    assert isinstance(value, (int, float))
-    return value
+def _lengths(edit: Edit, tensors: Mapping[str, Tensor], weight: RowBlocks) -> Tensor:
+    """‖w + s·bA‖ of every row, as ‖w‖² + 2s·b·(A·w) + s²·b·AAᵀ·b: the sum itself is what is to be proven."""
+    a, b = tensors["lora_A"].flatten(1), tensors["lora_B"].flatten(1)
+    b = b[slice(*edit.rows)] * number(edit.settings, "scale")
+    squares = ((b @ (a @ a.T)) * b).sum(1)
+    for rows, block in weight():
+        squares[rows] += 2 * (b[rows] * (block @ a.T)).sum(1) + torch.linalg.vector_norm(block, dim=1).square()
+    return squares.sqrt()
 
 
 def _running_shape(step: MergeStep, edit: Edit) -> tuple[int, ...]:
