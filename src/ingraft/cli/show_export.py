@@ -53,11 +53,10 @@ def static(result: StaticResult) -> None:
             show.line("", f"{name} {before:.4f} of the teacher, {after:.4f} static ({after - before:+.4f})")
     else:
         show.line("", "on no task: --data FILE measures both models on your own pairs")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
+    table = show.table("")
     for title in ("size", "texts/s"):
         table.add_column(title, justify="right")
     for variant in result.variants:
         table.add_row(f"{'':<10}{variant.name}", human_bytes(variant.nbytes), variant.speed_text)
-    Console(highlight=False).print(table)
+    show.print_table(table)
     show.line("written", f"{result.output}/ in {result.seconds:.1f} s", style="bold green")
