@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ingraft.embedding.run import embed
     from ingraft.errors import CheckFailed, IngraftError, UnusableInput
     from ingraft.exporters.run import export
+    from ingraft.exporters.static import export_static
     from ingraft.inspection import inspect
     from ingraft.merge_callback import MergeCallback
     from ingraft.pipeline import MergeResult, merge
@@ -42,6 +43,7 @@ __all__ = [
     "VerificationReport",
     "embed",
     "export",
+    "export_static",
     "inspect",
     "load_adapted",
     "merge",
@@ -62,6 +64,7 @@ _HOME = {
     "VerificationReport": "verification.report",
     "embed": "embedding.run",
     "export": "exporters.run",
+    "export_static": "exporters.static",
     "inspect": "inspection",
     "load_adapted": "adapted",
     "merge": "pipeline",
