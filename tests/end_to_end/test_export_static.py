@@ -232,7 +232,7 @@ def test_real_model_keeps_the_order_of_similarities() -> None:
     output, facts = exported(model_directory())
 
     assert (facts["tokens"], facts["dimensions"]) == (29_525, 256)  # 30,522 without [unused…] and special tokens
-    assert facts["agreement"] > 0.5
+    assert facts["agreement"] > 0.3
     teacher, static = facts["variants"]
     assert static["texts_per_second"] > 5 * teacher["texts_per_second"]
     near, far = (loaded_elsewhere(output, ["heart attack", text])[0] for text in ("myocardial infarction", "red car"))
