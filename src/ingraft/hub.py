@@ -31,7 +31,7 @@ def local_directory(name: str | Path, *, role: str, revision: str | None = None,
     if path.is_dir():
         return path
     if path.is_file():
-        raise UnusableInput(f"{path} is a file; expected the directory of the {role}.", hint=hint)
+        raise UnusableInput(f"The {role} {path} is a file; expected a directory.", hint=hint)
     if not looks_like_repo_id(str(name)) or path.is_absolute():
         raise UnusableInput(f"The {role} {name} does not exist{_nearest_sibling(path)}.", hint=hint)
     return _download(str(name), role=role, revision=revision, hint=hint)
@@ -55,7 +55,6 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
         RevisionNotFoundError,
     )
 
-    where = f"the Hub's {repo_id}" + (f" at {revision}" if revision else "")
     try:
         if role == "base model":
             files = _without_pickled_twins(repo_id, revision)
@@ -71,12 +70,17 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
         if "/" not in repo_id and role == "base model":  # as Sentence Transformers spells its own models
             return _download(f"sentence-transformers/{repo_id}", role=role, revision=revision, hint=hint)
         raise UnusableInput(
-            f"The {role} {repo_id} is neither a directory here nor a repository on the Hub.",
+            f"The {role} {repo_id} is neither a directory here{_nearest_sibling(Path(repo_id))} "
+            "nor a repository on the Hub.",
             hint=hint or "A private one needs: hf auth login",
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnusableInput(f"{where} could not be downloaded: {reason}", hint=hint) from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ")
+        raise UnusableInput(
+            f"The {role} {repo_id} is no directory here{_nearest_sibling(Path(repo_id))}, "
+            f"and the Hub did not give it: {reason}",
+            hint=hint,
+        ) from None
 
 
 def _without_pickled_twins(repo_id: str, revision: str | None) -> list[str]:
@@ -85,10 +89,12 @@ def _without_pickled_twins(repo_id: str, revision: str | None) -> list[str]:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        names = HfApi().list_repo_files(repo_id, revision=revision)
+        # One request: list_repo_files would repeat it for half a minute where there is no network.
+        files = HfApi().model_info(repo_id, revision=revision).siblings or []
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise
     except Exception:  # offline: the cache decides what there is
         return []
+    names = [file.rfilename for file in files]
     has_safetensors = any(name.endswith(".safetensors") and "/" not in name for name in names)
     return ["pytorch_model*.bin", "*/pytorch_model*.bin"] if has_safetensors else []

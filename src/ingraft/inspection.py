@@ -67,7 +67,7 @@ def inspect(
     path: str | Path, base: str | Path | None = None, *, norms: bool = True
 ) -> AdapterInspection | ModelInspection:
     """Look into an adapter or a model directory (or a Hub id). Raises UnusableInput when it is neither."""
-    root = local_directory(path, role="directory")
+    root = local_directory(path, role="adapter or model")
     layout = read_layout(root)
     if (root / CONFIG_FILE).is_file() or any(root.glob(f"*/{CONFIG_FILE}")):
         return _inspect_adapter(open_adapter(root), base, norms)

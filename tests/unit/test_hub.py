@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -52,15 +53,24 @@ def test_missing_directory_and_its_nearest_sibling(tmp_path: Path) -> None:
 def test_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
 
-    with pytest.raises(UnusableInput, match="is a file; expected the directory of the adapter"):
+    with pytest.raises(UnusableInput, match=r"The adapter .* is a file; expected a directory"):
         local_directory(tmp_path / "adapter_model.safetensors", role="adapter")
 
 
-def test_offline_is_said_in_one_line() -> None:
-    with pytest.raises(UnusableInput, match="org/none could not be downloaded") as refused:
-        local_directory("org/none", role="adapter")
+@pytest.mark.parametrize("role", ["adapter", "base model"])
+def test_offline_is_said_in_one_line(role: str) -> None:
+    with pytest.raises(UnusableInput, match=f"The {role} org/none is no directory here, and the Hub did") as refused:
+        local_directory("org/none", role=role)
 
     assert "\n" not in refused.value.message
+
+
+def test_mistyped_name_that_could_be_the_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "adapter").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UnusableInput, match=r"The adapter adaptr is no directory here \(nearest: adapter\), and"):
+        local_directory("adaptr", role="adapter")
 
 
 def response_error(kind: type[Exception]) -> Exception:
@@ -76,7 +86,7 @@ def response_error(kind: type[Exception]) -> Exception:
         (GatedRepoError, "org/model is gated. .*hf auth login"),
         (RepositoryNotFoundError, "neither a directory here nor a repository on the Hub"),
         (RevisionNotFoundError, "org/model has no revision v9"),
-        (LocalEntryNotFoundError, "could not be downloaded: 404 Client Error$"),
+        (LocalEntryNotFoundError, "the Hub did not give it: 404 Client Error$"),
     ],
 )
 def test_what_the_hub_says(kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +111,8 @@ def test_base_is_downloaded_in_one_format(
 
     files = ["config.json", "pytorch_model.bin", *(["model.safetensors"] if has_safetensors else [])]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: files)
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
 
     assert local_directory("org/model", role="base model", revision="abc") == tmp_path
     assert (asked["repo_id"], asked["revision"]) == ("org/model", "abc")
