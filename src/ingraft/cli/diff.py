@@ -10,8 +10,8 @@ from ingraft.cli.format import Format
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="A model's directory or Hub id.", show_default=False)],
-    b: Annotated[str, typer.Argument(help="The model to compare it with.", show_default=False)],
+    a: Annotated[str, typer.Argument(metavar="A", help="A model's directory or Hub id.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare it with.", show_default=False)],
     format: Annotated[Format, typer.Option(help="How to print what differs.")] = "human",
     workers: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
 ) -> None:

@@ -12,7 +12,7 @@ from ingraft.cli.format import Format
 
 def doctor(
     directory: Annotated[
-        str, typer.Argument(help="A model or an adapter: a directory or a Hub id.", show_default=False)
+        str, typer.Argument(metavar="DIR", help="A model or an adapter: a directory or a Hub id.", show_default=False)
     ],
     servers: Annotated[
         list[str] | None,
@@ -34,7 +34,7 @@ def doctor(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     format: Annotated[Format, typer.Option(help="How to print.")] = "human",
 ) -> None:
-    """Tell which servers take DIRECTORY as it is, which lose something, and why. Exit code 1: one named by --for does
+    """Tell which servers take DIR as it is, which lose something, and why. Exit code 1: one named by --for does
     not start."""
     from ingraft.cli import show, show_doctor
     from ingraft.serving import examine, rewrite

@@ -11,7 +11,9 @@ from ingraft.cli.format import Format
 
 
 def embed(
-    model: Annotated[str, typer.Argument(help="The merged model's directory, or an export.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The merged model's directory, or an export.", show_default=False)
+    ],
     texts: Annotated[Path, typer.Argument(metavar="INPUT", help="Parquet, JSONL or CSV.", show_default=False)],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.parquet", help="Ids and vectors.", show_default=False)],
     column: Annotated[str | None, typer.Option(help="Column with the texts. Default: text, or the only one.")] = None,

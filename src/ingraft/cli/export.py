@@ -15,8 +15,8 @@ from ingraft.cli.format import Format
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Directory for the export.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The merged model's directory.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Directory for the export.", show_default=False)],
     to: Annotated[
         Literal["onnx", "openvino", "static"],
         typer.Option(help="The format. static: another model, distilled with model2vec, of one vector a token."),

@@ -9,7 +9,9 @@ import typer
 
 
 def init(
-    data: Annotated[str, typer.Argument(help="Training rows: a file, a directory or a Hub id.", show_default=False)],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Training rows: a file, a directory or a Hub id.", show_default=False)
+    ],
     config: Annotated[Path, typer.Option(help="YAML file to write.")] = Path("train.yaml"),
     model: Annotated[str | None, typer.Option(help="Base model to name in it.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the YAML file.")] = False,

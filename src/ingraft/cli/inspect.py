@@ -11,7 +11,9 @@ from ingraft.cli.format import Format
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="An adapter or a model: a directory or a Hub id.", show_default=False)],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="An adapter or a model: a directory or a Hub id.", show_default=False)
+    ],
     base: Annotated[
         str | None, typer.Option(help="Base model to compare an adapter with. Default: what it names.")
     ] = None,

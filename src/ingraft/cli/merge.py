@@ -11,8 +11,12 @@ from ingraft.cli.format import Format
 
 
 def merge(
-    adapter: Annotated[str, typer.Argument(help="Adapter: a directory or a Hub id.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Directory for the merged model.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Adapter: a directory or a Hub id.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="Directory for the merged model.", show_default=False)
+    ],
     base: Annotated[
         str | None, typer.Option(help="Base model: a directory or a Hub id. Default: what the adapter names.")
     ] = None,

@@ -14,7 +14,12 @@ def push(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A merged model, an export or an adapter.", show_default=False)
     ],
-    repo_id: Annotated[str, typer.Argument(help="NAME/REPOSITORY on the Hub.", show_default=False)],
+    repo_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME/REPO", help="A repository on the Hub; made if it is not there.", show_default=False
+        ),
+    ],
     private: Annotated[bool, typer.Option("--private", help="If the repository is made: for you alone.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch. Default: main.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check DIR, list what would be sent, and stop.")] = False,

@@ -11,7 +11,10 @@ from ingraft.cli.config_options import Flags, flags_of
 from ingraft.cli.format import Format
 from ingraft.training.config import TrainingConfig
 
-_CONFIG = Annotated[Path | None, typer.Argument(help="YAML file with settings; flags go over it.", show_default=False)]
+_CONFIG = Annotated[
+    Path | None,
+    typer.Argument(metavar="CONFIG", help="YAML file with settings; flags go over it.", show_default=False),
+]
 _PRINT = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML and stop.")]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    merged: Annotated[str, typer.Argument(help="The merged model's directory.", show_default=False)],
+    merged: Annotated[str, typer.Argument(metavar="MERGED", help="The merged model's directory.", show_default=False)],
     adapter: Annotated[
         str | None,
         typer.Option(
