@@ -181,7 +181,7 @@ def test_refusals() -> None:
     output = new_folder("export") / "out"
     base = sentence_base("bert")
     refused = {
-        ("export", sentence_adapter(base, lora_config("bert")), output): "an export starts from a merged model",
+        ("export", sentence_adapter(base, lora_config("bert")), output): "expected a merged model",
         ("export", cross_encoder(), output, "--pooled"): "is a CrossEncoder, which has no pooling",
         ("export", base, output, "--quantize", "int8"): "what that costs has to be measured",
         ("export", base, output, "--data", pairs_file()): "there is none",

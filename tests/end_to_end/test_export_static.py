@@ -186,7 +186,7 @@ def test_refusals() -> None:
         (sparse_encoder(),): "is a SparseEncoder; a static model is distilled from a SentenceTransformer",
         (sentence_base("bert", dense=True),): "consists of Transformer, Pooling, Dense, Normalize",
         (static,): "begins with a StaticEmbedding",
-        (sentence_adapter(adapter, lora_config("bert")),): "an export starts from a merged model",
+        (sentence_adapter(adapter, lora_config("bert")),): "expected a merged model",
         (base, "--pooled"): "--pooled belongs to a graph",
         (base, "--quantize", "int8"): "--quantize belongs to a graph",
         (base, "--no-weights"): "--no-weights belongs to a graph",

@@ -120,7 +120,7 @@ def _run(
 
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.suffix.lower() != ".parquet":
-        raise UnusableInput(f"{output} must end in .parquet.", hint=f"Name it {output.name}.parquet")
+        raise UnusableInput(f"{output} must end in .parquet.", hint=f"Name it {output.with_suffix('.parquet').name}")
     if output.is_dir():
         raise UnusableInput(f"{output} is a directory; expected a file.")
     if output.exists() and not overwrite:

@@ -55,7 +55,7 @@ def open_layout(model: str | Path) -> Layout:
     for folder in (root, layout.transformer_folder):
         if (folder / "adapter_config.json").is_file():
             raise UnusableInput(
-                f"{root} holds an adapter, {folder / 'adapter_config.json'}; an export starts from a merged model.",
+                f"{root} holds an adapter, {folder / 'adapter_config.json'}; expected a merged model.",
                 hint=f"Run first: ingraft merge {root} merged",
             )
     if len(layout.transformers) > 1 or any(module.kind == "Router" for module in layout.modules):
