@@ -7,7 +7,7 @@ import sys
 
 from ingraft.cli import show
 from ingraft.files import human_bytes
-from ingraft.upload.run import PushResult, summary
+from ingraft.upload.run import PushResult
 
 
 def quiet_bars(*, human: bool) -> None:
@@ -20,7 +20,8 @@ def result(result: PushResult) -> None:
     """A dry run lists every file; else the commit is what matters."""
     contents = result.contents
     proven = f" · {contents.checked} hashes are those of ingraft.json" if contents.checked else ""
-    show.line("folder", f"{contents.root} · {contents.kind} · {summary(contents)}{proven}")
+    files = show.plural(len(contents.files), "file")
+    show.line("folder", f"{contents.root} · {contents.kind} · {files}, {human_bytes(contents.nbytes)}{proven}")
     if not result.url:
         for name, size in contents.files.items():
             show.line("", f"{human_bytes(size):>9}  {name}")
@@ -29,7 +30,7 @@ def result(result: PushResult) -> None:
     if not contents.has_card:
         show.line("card", "none here: a short README.md goes with it")
     if result.url:
-        show.line("arrived", f"{result.compared} large files compared with the Hub's hashes")
+        show.line("arrived", f"{show.plural(result.compared, 'large file')} compared with the Hub's hashes")
         show.line("pushed", result.url, style="bold green")
     else:
         show.line("dry run", f"nothing was sent to {result.repo_id} ({result.revision})")

@@ -11,13 +11,11 @@ from typing import Any, Literal, TypeAlias
 from ingraft.adapted.quiet import quiet
 from ingraft.errors import UnusableInput
 from ingraft.exporters.openvino import openvino_session
-from ingraft.exporters.sessions import Session, onnx_session, use_session
+from ingraft.exporters.sessions import GRAPHS, Session, onnx_session, use_session
 from ingraft.exporters.source import open_layout
 from ingraft.layout import Layout
 
 Backend: TypeAlias = Literal["torch", "onnx", "openvino"]
-
-_GRAPHS = {"onnx": Path("onnx", "model.onnx"), "openvino": Path("openvino", "openvino_model.xml")}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def check_model(model: str | Path, backend: Backend) -> Layout:
 
 
 def graph_of(layout: Layout, backend: Backend) -> Path:
-    return layout.transformer_folder / _GRAPHS[backend]
+    return layout.transformer_folder / GRAPHS[backend]
 
 
 def load_embedder(

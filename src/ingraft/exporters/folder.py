@@ -8,13 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ingraft.card import CARD
 from ingraft.exporters.result import Variant
 from ingraft.exporters.source import Source, carried_files, weight_files
 from ingraft.files import human_bytes, read_json_object, to_json
 from ingraft.hashes import FileHashes
 from ingraft.manifest import FILE, SCHEMA, versions
-
-_CARD = "README.md"
 
 
 def carry(source: Source, folder: Path, *, weights: bool) -> None:
@@ -63,7 +62,7 @@ def _write(source: Source, folder: Path, known: dict[str, Any], export: dict[str
 
 def extend_card(folder: Path, title: str, sentences: Sequence[str], variants: Sequence[Variant]) -> None:
     """Add what the export is, and its figures, to the model card; begin one where there is none."""
-    card = folder / _CARD
+    card = folder / CARD
     text = card.read_text(encoding="utf-8").rstrip() + "\n\n" if card.is_file() else ""
     rows = [f"| {v.name} | {human_bytes(v.nbytes)} | {v.speed_text} | {v.difference_text} |" for v in variants]
     table = ["| | size | texts/s | largest difference |", "| --- | ---: | ---: | ---: |", *rows]

@@ -18,7 +18,7 @@ from ingraft.exporters.int8 import write_int8
 from ingraft.exporters.openvino import openvino_session, write_openvino
 from ingraft.exporters.parity import Difference, Run, answers, difference, parity_check, parity_texts, rounding
 from ingraft.exporters.result import ExportResult, Variant
-from ingraft.exporters.sessions import Session, answering, onnx_session, require
+from ingraft.exporters.sessions import GRAPHS, Session, answering, onnx_session, require
 from ingraft.exporters.source import Source, open_layout, open_source
 from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.tasks import MAX_DROP, Measure, drop_check, open_measure
@@ -31,7 +31,6 @@ from ingraft.verification.texts import TEXTS
 Format: TypeAlias = Literal["onnx", "openvino"]
 Quantisation: TypeAlias = Literal["int8"]
 
-_GRAPHS = {"onnx": Path("onnx", "model.onnx"), "openvino": Path("openvino", "openvino_model.xml")}
 _WORK = ".float32"
 
 
@@ -76,7 +75,7 @@ def export(
     with published(output, overwrite=overwrite) as folder:
         carry(source, folder, weights=weights)
         write_limits(source, folder)
-        final = folder / layout.transformer / _GRAPHS[to]
+        final = folder / layout.transformer / GRAPHS[to]
         shown.begin("graph", 0)
         onnx = folder / _WORK / "model.onnx" if converted else final
         graph = write_graph(source, onnx, pooled=pooled, opset=opset)

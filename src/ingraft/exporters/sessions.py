@@ -11,6 +11,8 @@ from typing import Any
 from ingraft.errors import UnusableInput
 
 POOLED = "sentence_embedding"
+# Where a graph lies beside the transformer: as Sentence Transformers looks for it.
+GRAPHS = {"onnx": Path("onnx", "model.onnx"), "openvino": Path("openvino", "openvino_model.xml")}
 
 
 @dataclass(frozen=True)

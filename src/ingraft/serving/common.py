@@ -26,6 +26,11 @@ def without_pooling_flags(facts: ModelFacts) -> str | None:
     return f"{module.path}/config.json has no pooling_mode_cls_token and pooling_mode_mean_tokens"
 
 
+def newer_files(facts: ModelFacts) -> str | None:
+    """What a reader of older names does not find: the modules, or how they pool."""
+    return newer_types(facts) or without_pooling_flags(facts)
+
+
 def modes_besides(*known: str) -> Found:
     """A single pooling mode that is none of `known`."""
 

@@ -24,10 +24,6 @@ def _unknown_architecture(facts: ModelFacts) -> str | None:
     return None
 
 
-def _newer_files(facts: ModelFacts) -> str | None:
-    return common.newer_types(facts) or common.without_pooling_flags(facts)
-
-
 RULES: tuple[Rule[ModelFacts], ...] = (
     Rule("refuses", common.outside_root, "convert_hf_to_gguf.py: reads DIR/config.json", "Convert that folder."),
     Rule("refuses", _unknown_architecture, _MAP, ""),
@@ -44,7 +40,7 @@ RULES: tuple[Rule[ModelFacts], ...] = (
     Rule("differs", common.other_modules, "convert_hf_to_gguf.py: reads the transformer and Pooling", ""),
     Rule("differs", common.lowercasing_outside, "convert_hf_to_gguf.py: does not read it", "Lower the case first."),
     Rule("note", common.of_class("CrossEncoder"), "tools/server, --reranking", "Start it with --reranking."),
-    Rule("note", _newer_files, f"{_POOLING}: before llama.cpp pull request 22087", PORTABLE),
+    Rule("note", common.newer_files, f"{_POOLING}: before llama.cpp pull request 22087", PORTABLE),
     Rule("note", common.not_normalized, "tools/server, embd_normalize", 'Ask with "embd_normalize": -1.'),
     Rule("note", common.prompts, "tools/server: knows no prompts", "Put the prompt before each text."),
     Rule("note", common.length_of_its_own, "tools/server: cuts no text", "Cut longer texts first."),

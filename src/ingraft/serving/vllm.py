@@ -43,10 +43,6 @@ def _scaled_mean(facts: ModelFacts) -> str | None:
     return None
 
 
-def _newer_files(facts: ModelFacts) -> str | None:
-    return common.newer_types(facts) or common.without_pooling_flags(facts)
-
-
 RULES: tuple[Rule[ModelFacts], ...] = (
     Rule(
         "refuses",
@@ -63,7 +59,7 @@ RULES: tuple[Rule[ModelFacts], ...] = (
     ),
     Rule(
         "differs",
-        _newer_files,
+        common.newer_files,
         f"{_CONFIG}, get_pooling_config; vLLM issue 45995: 0.23 pools by its default in silence, 0.32 reads both",
         PORTABLE,
         (0, 32),

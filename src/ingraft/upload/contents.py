@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from ingraft.card import CARD
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.integrity import verify_manifest
@@ -16,7 +17,6 @@ from ingraft.manifest import FILE
 
 Kind: TypeAlias = Literal["merged model", "export", "adapter"]
 
-CARD = "README.md"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # What a Trainer keeps to go on with; pickles that nobody who loads the model wants to open.
 _TRAINER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "scaler.pt")

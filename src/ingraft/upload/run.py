@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ingraft.card import CARD
 from ingraft.errors import CheckFailed, IngraftError, UnusableInput
-from ingraft.files import human_bytes
 from ingraft.hub import looks_like_repo_id
 from ingraft.upload.card import short_card
-from ingraft.upload.contents import CARD, Contents, open_contents
+from ingraft.upload.contents import Contents, open_contents
 
 _PATHS_AT_ONCE = 500
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}
@@ -138,8 +138,3 @@ def _in_words(repo_id: str) -> Iterator[None]:
         cause = error.__cause__ or error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise UnusableInput(f"{repo_id} could not be uploaded: {reason}", hint=again) from None
-
-
-def summary(contents: Contents) -> str:
-    """`9 files, 91.9 MB`."""
-    return f"{len(contents.files):,} files, {human_bytes(contents.nbytes)}"
