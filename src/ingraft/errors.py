@@ -41,3 +41,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """` (nearest: x)` for an error message, or nothing where no candidate is near."""
     found = get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return f" (nearest: {found[0]})" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

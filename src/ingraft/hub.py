@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Other formats of the same weights are of no use to a merge.
@@ -75,7 +75,7 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
             hint=hint or "A private one needs: hf auth login",
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ")
+        reason = first_line(error).removeprefix("Got: ")
         raise UnusableInput(
             f"The {role} {repo_id} is no directory here{_nearest_sibling(Path(repo_id))}, "
             f"and the Hub did not give it: {reason}",

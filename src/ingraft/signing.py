@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.files import read_json_object
 from ingraft.output_files import SIGNATURE
 from ingraft.verification.report import Check
@@ -49,9 +49,7 @@ def sign(folder: Path, signer: Signer) -> Path:
     try:
         signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
     except ValueError as error:  # a file's name that is no text, say
-        raise UnusableInput(
-            f"The model cannot be signed: {_first_line(error)}", hint="Nothing was published."
-        ) from None
+        raise UnusableInput(f"The model cannot be signed: {first_line(error)}", hint="Nothing was published.") from None
     return folder / SIGNATURE
 
 
@@ -102,7 +100,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _in_words(error: Exception) -> str:
-    text = _first_line(error)
+    text = first_line(error)
     if text.startswith(_MISMATCH):
         return _differences(text.removeprefix(_MISMATCH))
     if text.startswith("Key mismatch"):
@@ -151,10 +149,6 @@ def _nearest_sibling(path: Path) -> str:
         return nearest(path.name, [child.name for child in path.absolute().parent.iterdir()])
     except OSError:
         return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _library(module: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingraft.errors import CheckFailed, IngraftError, UnusableInput, nearest
+from ingraft.errors import CheckFailed, IngraftError, UnusableInput, first_line, nearest
 
 
 @pytest.mark.parametrize(("kind", "code"), [(IngraftError, 2), (UnusableInput, 2), (CheckFailed, 1)])
@@ -24,3 +24,12 @@ def test_nearest() -> None:
     assert nearest("encoder.layer.6", ["encoder.layer.5", "pooler"]) == " (nearest: encoder.layer.5)"
     assert nearest("encoder.layer.6", ["xyz"]) == ""
     assert nearest("encoder.layer.6", []) == ""
+
+
+@pytest.mark.parametrize("text", ["no such\nadvice", "\nno such \n"])
+def test_first_line_of_other_peoples_errors(text: str) -> None:
+    assert first_line(ValueError(text)).rstrip() == "no such"
+
+
+def test_an_error_without_words_is_called_by_its_type() -> None:
+    assert first_line(MemoryError()) == "MemoryError"

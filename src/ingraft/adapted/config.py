@@ -9,7 +9,7 @@ from typing import Any
 
 from ingraft.adapted.quiet import quiet
 from ingraft.adapter import Adapter
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 
 # What says where the adapter was trained or which layers were chosen: decided already, by the tensors in the file.
 _DROPPED = {
@@ -58,7 +58,7 @@ def peft_config(
         with quiet():
             return config_class(**values)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"{adapter.folder / 'adapter_config.json'}: peft does not take it: {reason}") from None
 
 

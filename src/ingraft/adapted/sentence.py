@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from ingraft.adapted.quiet import quiet
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.layout import Layout
 
 DType = Literal["float32", "float64", "stored"]
@@ -43,7 +43,7 @@ def load_model(layout: Layout, what: str, *, trust_remote_code: bool, dtype: DTy
                 model_kwargs={"dtype": "auto" if dtype == "stored" else torch.float32},
             )
     except Exception as error:  # whatever a model's class raises for its files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"{what} cannot be loaded: {reason}") from None
     if dtype != "stored":
         live.float()

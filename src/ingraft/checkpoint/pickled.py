@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.checkpoint.header import Header, TensorInfo
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,9 @@ def read_pickled(path: Path) -> Header:
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
+        raise UnusableInput(
+            f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again."
+        ) from None
     if compressed:
         raise UnusableInput(f"{path} was packed again with compression, so it cannot be streamed.", hint=_CONVERT)
     try:
@@ -85,7 +87,9 @@ def _load(path: Path) -> object:
         except pickle.UnpicklingError:
             raise
         except Exception as error:  # a broken pickle makes torch's reader fail in whatever way its stack happens to
-            raise UnusableInput(f"{path} cannot be read: {_first_line(error)}.", hint="Download it again.") from None
+            raise UnusableInput(
+                f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again."
+            ) from None
 
 
 def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
@@ -122,7 +126,3 @@ def _read_legacy(path: Path) -> Header:
     tensors = {name: value.clone().contiguous() for name, value in _state_dict(path, state).items()}
     save_file(tensors, converted, metadata={"format": "pt"})
     return read_header(converted)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

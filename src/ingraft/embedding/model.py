@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ingraft.adapted.quiet import quiet
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.exporters.openvino import openvino_session
 from ingraft.exporters.sessions import GRAPHS, Session, onnx_session, use_session
 from ingraft.exporters.source import open_layout
@@ -106,7 +106,7 @@ def load_embedder(
                 local_files_only=True,
             ).eval()
     except Exception as error:  # whatever a model's class raises for its files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"{layout.root} cannot be loaded: {reason}") from None
     if backend != "torch":
         use_session(live, _session(layout, backend))

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _DEFAULT_COLUMN = "text"
@@ -175,7 +175,7 @@ def _sound(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"{path} is not a Parquet file that can be read: {reason}") from None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles, read_into
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.methods.table import formula
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergeStep
 
@@ -151,7 +151,7 @@ def _has_no_default(parameter: inspect.Parameter) -> bool:
 
 
 def does_not_fit(edit: Edit, error: Exception) -> UnusableInput:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return UnusableInput(
         f"The adapter's tensors for {edit.target} do not fit its weight of {list(edit.shape)}: {reason}"
     )

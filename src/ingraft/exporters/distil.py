@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingraft.adapted.quiet import quiet
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.exporters.sessions import require
 from ingraft.exporters.source import Source
 from ingraft.layout import TRANSFORMER_TYPES, Layout
@@ -98,7 +98,7 @@ def distil(source: Source, *, dimensions: int | None, shown: Progress) -> Distil
     except UnusableInput:
         raise
     except Exception as error:  # whatever model2vec raises for a model or a tokenizer
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"{source.root} cannot be distilled: {reason}") from None
     found = Distilled(_unlimited(static.tokenizer), _weighted(static), pooling)
     if dimensions is not None and found.dimensions != dimensions:

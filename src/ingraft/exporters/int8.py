@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.exporters.graph import EXTERNAL_ABOVE
 from ingraft.exporters.sessions import require
 
@@ -28,7 +28,7 @@ def write_int8(graph: Path, output: Path) -> int:
             use_external_data_format=large,
         )
     except Exception as error:  # whatever the quantiser raises for a graph
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"The graph cannot be quantised: {reason}") from None
     finally:
         logging.disable(disabled)

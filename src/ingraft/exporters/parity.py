@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 
 from ingraft.adapted.quiet import quiet
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.verification.encoding import Outputs, outputs
 from ingraft.verification.report import Check
 from ingraft.verification.shaking import shaken
@@ -68,7 +68,7 @@ def answers(live: Any, model_class: str, texts: Sequence[str]) -> tuple[Run, ...
         with quiet():
             return tuple(Run(size, some, outputs(live, model_class, some, batch_size=size)) for size, some in plan)
     except Exception as error:  # whatever a model's code raises for its input
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"The model cannot be run: {reason}") from None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 
 POOLED = "sentence_embedding"
 # Where a graph lies beside the transformer: as Sentence Transformers looks for it.
@@ -44,7 +44,7 @@ def onnx_session(graph: Path, *, threads: int) -> Session:
     try:
         loaded = runtime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever the runtime raises for a file
-        raise UnusableInput(f"{graph} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
+        raise UnusableInput(f"{graph} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
     outputs = tuple(output.name for output in loaded.get_outputs())
 
     def run(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,7 +96,3 @@ def require(package: str, extra: str) -> Any:
         raise UnusableInput(
             f"This needs the package {package}, which is not installed.", hint=f"Run: pip install 'ingraft[{extra}]'"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.base_model import BaseModel
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 
 _INSTALL = "Install it with: pip install 'ingraft[verify]'"
 
@@ -36,7 +36,7 @@ def build_meta_model(model: BaseModel, *, trust_remote_code: bool, head: bool) -
         except UnusableInput:
             raise
         except Exception as error:  # whatever a model's class raises for its config
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UnusableInput(f"transformers cannot build {model.name}: {reason}") from None
 
 

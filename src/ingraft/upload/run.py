@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.card import CARD
-from ingraft.errors import CheckFailed, IngraftError, UnusableInput
+from ingraft.errors import CheckFailed, IngraftError, UnusableInput, first_line
 from ingraft.hub import looks_like_repo_id
 from ingraft.upload.card import short_card
 from ingraft.upload.contents import Contents, open_contents
@@ -136,5 +136,5 @@ def _in_words(repo_id: str) -> Iterator[None]:
         if not expected and not type(error).__module__.startswith("httpx"):
             raise
         cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        reason = first_line(cause)
         raise UnusableInput(f"{repo_id} could not be uploaded: {reason}", hint=again) from None

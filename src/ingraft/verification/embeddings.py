@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ingraft.adapted.load import open_unadapted
 from ingraft.adapted.quiet import quiet
 from ingraft.checkpoint import open_checkpoint
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.layout import read_layout
 from ingraft.verification.answers import Answers
 from ingraft.verification.encoding import Outputs, outputs
@@ -243,7 +243,7 @@ def _encode(model: Any, model_class: str, texts: Sequence[str]) -> Outputs:
     try:
         return outputs(model, model_class, texts)
     except Exception as error:  # whatever a model's code raises for its input
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"The unmerged model cannot be run: {reason}") from None
 
 
