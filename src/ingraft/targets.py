@@ -263,27 +263,39 @@ def place_saved(
                 f"{parameter.parameter} has {list(shape)}.",
                 hint="The adapter belongs to another base; pass that one with --base.",
             )
-        matrix = matrix_shape(info.shape, "linear")
-        for region in regions:
-            whole = info.shape != shape
-            placed.append(
-                PlacedEdit(
-                    region.tensor,
-                    Edit(
-                        target=parameter.parameter.rsplit(".", 1)[0],
-                        parameter=parameter.parameter,
-                        part="weight",
-                        kind=names.kinds.get(parameter.parameter.removesuffix(".weight"), "linear"),
-                        formula=REPLACE,
-                        inputs=parameter.inputs,
-                        settings={},
-                        shape=matrix,
-                        elements=(0, info.elements) if whole else region.elements,
-                        rows=(0, matrix[0]) if whole else region.rows,
-                        transposed=region.transposed,
-                        expert=region.expert,
-                        grown=whole,
-                    ),
-                )
-            )
+        placed += [
+            PlacedEdit(region.tensor, _replacement(adapter, parameter, names, region, grown=info.shape != shape))
+            for region in regions
+        ]
     return tuple(placed), tuple(absent)
+
+
+def _replacement(adapter: Adapter, parameter: SavedParameter, names: Names, region: Region, *, grown: bool) -> Edit:
+    """The edit that puts the saved rows of `region` into its place."""
+    if region.transposed:
+        raise UnusableInput(
+            f"{adapter.weights}: {parameter.key} cannot be put into the base's {region.tensor}, which is stored "
+            "transposed.",
+            hint="Train without it in modules_to_save.",
+        )
+    info = parameter.info
+    matrix = matrix_shape(info.shape, "linear")
+    first, last = region.rows
+    if region.expert is not None:  # the rows of all experts, one matrix below the other
+        experts, rows, columns = info.shape
+        matrix = (experts * rows, columns)
+        first, last = first + region.expert * rows, last + region.expert * rows
+    return Edit(
+        target=parameter.parameter.rsplit(".", 1)[0],
+        parameter=parameter.parameter,
+        part="weight",
+        kind=names.kinds.get(parameter.parameter.removesuffix(".weight"), "linear"),
+        formula=REPLACE,
+        inputs=parameter.inputs,
+        settings={},
+        shape=matrix,
+        elements=(0, info.elements) if grown else region.elements,
+        rows=(0, matrix[0]) if grown else (first, last),
+        expert=region.expert,
+        grown=grown,
+    )

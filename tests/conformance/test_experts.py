@@ -45,6 +45,12 @@ def test_variants_on_experts(architecture: str, variant: str) -> None:
     check_lora(architecture, target_modules=[], size=2, **options)
 
 
+@pytest.mark.parametrize("architecture", ["qwen3-moe", "mixtral", "gpt-oss"])
+def test_experts_that_are_saved_whole(architecture: str) -> None:
+    config = lora(target_modules=["q_proj"], modules_to_save=["experts"])
+    check_merge(by_peft(base(architecture), config), base(architecture), architecture, noise=NOISE)
+
+
 def test_experts_trained_with_a_head() -> None:
     config = lora(target_modules=["v_proj"], target_parameters=["experts.down_proj"])
     trained = by_peft(base("mixtral"), config, auto="AutoModelForCausalLM")
