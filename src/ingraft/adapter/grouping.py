@@ -168,4 +168,4 @@ def _put(adapter: Adapter, owner: dict[str, str], name: str, key: str) -> None:
 
 def _natural(item: tuple[str, object]) -> list[tuple[int, int | str]]:
     """`layer.2` before `layer.10`."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in item[0].split(".")]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in item[0].split(".")]

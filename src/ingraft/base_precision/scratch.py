@@ -83,7 +83,7 @@ def _directory() -> Path:
     """A new temporary directory; those of processes that were killed are removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         process = left.name.removeprefix(_PREFIX).split("-")[0]
-        if process.isdigit() and not _alive(int(process)):
+        if process.isdecimal() and not _alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import Any
 from ingraft.adapter.grouping import runtime_name
 from ingraft.base_model import BaseModel
 from ingraft.checkpoint import TensorInfo
+from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind
 from ingraft.naming.direct import apply_change, common_change
 from ingraft.naming.names import Names, Region
@@ -137,7 +138,10 @@ def _regions(
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     state = meta.state_dict()
-    stored = sorted(model.checkpoint, key=lambda info: dot_natural_key(info.name))
+    try:
+        stored = sorted(model.checkpoint, key=lambda info: dot_natural_key(info.name))
+    except ValueError as error:  # it takes `²` for a number, and then finds that it is none
+        raise UnusableInput(f"transformers cannot read the names of the tensors of {model.name}: {error}.") from None
     regions: dict[str, tuple[Region, ...]] = {}
     groups: dict[str, Any] = {}
     for number, info in enumerate(stored):

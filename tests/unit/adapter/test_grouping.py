@@ -50,6 +50,14 @@ def test_targets(tmp_path: Path) -> None:
     assert (grouped.saved, grouped.shared, grouped.notes) == ((), {}, ())
 
 
+def test_numbers_that_are_none_for_python(tmp_path: Path) -> None:
+    keys = [f"base_model.model.layer.{n}.query.lora_A.weight" for n in ("²", "10", "2")]
+
+    grouped = group(tmp_path, keys)
+
+    assert [target.module for target in grouped.targets] == ["layer.2.query", "layer.10.query", "layer.².query"]
+
+
 @pytest.mark.parametrize(
     ("key", "module", "parameter"),
     [

@@ -252,6 +252,26 @@ def test_class_with_a_head_is_asked_last() -> None:
     assert region.tensor == parameter
 
 
+def test_name_that_transformers_cannot_sort(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", tensors=random_tensors({"encoder.layer.²": (2, 2)}))
+
+    with pytest.raises(UnusableInput, match=r"cannot read the names of the tensors of .*²"):
+        runtime_model(opened(base), trust_remote_code=False)
+
+
+def test_rows_and_tensors_are_told_apart_by_large_numbers() -> None:
+    """A vocabulary has hundreds of thousands of rows, the stacks of a layer's experts more."""
+    rows = (1 << 20) + 1
+    before = TensorInfo("before", "F32", (rows, 2), Path("x"), 0, 8 * rows)
+    stored = [before, TensorInfo("w", "F32", (2, 2), Path("x"), 8 * rows, 8 * rows + 16)]
+    numbers = torch.cat([meta._row_numbers(number, info) for number, info in enumerate(stored)])
+
+    assert meta._read_numbers(numbers, (rows + 2, 2), stored) == (
+        Region("before", (0, 2 * rows), (0, rows)),
+        Region("w", (0, 4), (rows, rows + 2)),
+    )
+
+
 def test_matrix_that_is_turned_while_it_is_loaded() -> None:
     """Row numbers that come out side by side: the stored rows are the parameter's columns."""
     stored = [TensorInfo("before", "F32", (4, 4), Path("x"), 0, 64), TensorInfo("w", "F32", (3, 2), Path("x"), 64, 88)]
