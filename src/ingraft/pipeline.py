@@ -134,6 +134,8 @@ def run_plan(
             shown.begin("merge", sum(weights.values()))
             done = execute(plan, folder, workers=workers, written=written)
             shown.end()
+            if plan.route == "in-memory":
+                gc.collect()  # PEFT's model is full of cycles, and the proof loads one of its own
             _refuse_no_change(plan, done.figures)
             report: VerificationReport | None = None
             with flushing(list(weights)):

@@ -17,9 +17,20 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.files import snapshot, write_json
-from helpers.handmade import write_adapter
+from helpers.handmade import (
+    HIDDEN,
+    attention_modules,
+    bert_shapes,
+    lora_tensors,
+    random_tensors,
+    write_adapter,
+    write_base,
+)
 from helpers.merging import cli
 from helpers.running import end, start, wait_until_working, working_directories
+from ingraft import publish
+from ingraft.files import human_bytes
+from ingraft.plan import plan_merge
 
 LAYERS, WIDTH = 6, 1536
 
@@ -295,8 +306,6 @@ def test_small_disk_is_seen_beforehand(adapter: Path, small_disk: Path) -> None:
 
 def test_disk_that_fills_up(adapter: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else took the room after the look at it."""
-    from ingraft import publish
-
     monkeypatch.setattr(publish, "free_bytes", lambda folder: 10**12)
 
     run = cli("merge", adapter, small_disk / "out")
@@ -368,6 +377,34 @@ def test_memory_does_not_grow_with_the_model(options: tuple[str, ...], tmp_path:
 
     assert code == 0
     assert peak < 500_000_000
+
+
+@pytest.mark.slow
+def test_memory_of_the_route_through_peft_is_what_the_plan_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base of 64 M parameters, nearly all in one embedding, is held in float64: once, not by merge and proof each."""
+    rows, modules = 4_000_000, attention_modules()
+    base_tensors = random_tensors(bert_shapes())
+    base_tensors["embeddings.word_embeddings.weight"] = torch.ones(rows, HIDDEN)
+    base = write_base(tmp_path / "base", tensors=base_tensors, config={"vocab_size": rows})
+    tensors = lora_tensors(modules, bert_shapes())
+    tensors |= {f"base_model.model.{module}.lora_magnitude_vector": torch.rand(HIDDEN) + 0.5 for module in modules}
+    adapter = write_adapter(tmp_path / "adapter", base, tensors=tensors, init_lora_weights="pissa", use_dora=True)
+    plan = plan_merge(adapter)
+    assert plan.route == "in-memory"
+
+    code, peak = peak_memory("merge", adapter, tmp_path / "out")
+
+    assert code == 0
+    assert peak < plan.needed_memory < 2 * peak
+
+    monkeypatch.setattr(publish, "available_memory", lambda: plan.needed_memory - 10_000_000)
+    run = cli("merge", adapter, tmp_path / "other")
+    needed, available = human_bytes(plan.needed_memory), human_bytes(plan.needed_memory - 10_000_000)
+    assert run.code == 2
+    assert f"the merge takes about {needed}, {available} are available" in run.err
+    assert not (tmp_path / "other").exists()
 
 
 def test_adapter_that_is_changed_during_the_merge_is_not_published(
