@@ -19,6 +19,7 @@ from helpers.handmade import (
     change_tensors,
     load_json,
     lora_tensors,
+    random_tensors,
     write_adapter,
     write_base,
 )
@@ -151,6 +152,24 @@ def test_merge_needs_torch_alone(adapter: Path, tmp_path: Path) -> None:
     assert run.stderr == "0 []\n"
 
 
+def test_what_peft_merges_is_called_as_in_the_running_model(tmp_path: Path) -> None:
+    """Names fit the file as they are, but the class that loads it has no `bert.` before its own."""
+    shapes = {f"bert.{name}": shape for name, shape in bert_shapes().items()}
+    base = write_base(tmp_path / "base", tensors=random_tensors(shapes), sentence_transformers=True)
+    modules = [f"bert.{module}" for module in attention_modules()]
+    tensors = lora_tensors(modules, shapes)
+    tensors |= {f"base_model.model.{module}.lora_magnitude_vector": torch.ones(HIDDEN) for module in modules}
+
+    def parameters(modules: list[str]) -> list[str]:
+        return [f"{module}.{kind}" for module in modules for kind in ("weight", "bias")]
+
+    plan = plan_merge(write_adapter(tmp_path / "a", base, tensors=tensors, init_lora_weights="pissa", use_dora=True))
+
+    assert plan.route == "in-memory"
+    assert {step.tensor for step in plan.steps() if step.edits} == set(parameters(modules))
+    assert {edit.parameter for edit in plan.edits()} == set(parameters(attention_modules()))
+
+
 def test_names_and_notes(base: Path, tmp_path: Path) -> None:
     shapes = bert_shapes()
     tensors = {
@@ -166,8 +185,6 @@ def test_names_and_notes(base: Path, tmp_path: Path) -> None:
 def test_two_possible_places_are_none(tmp_path: Path) -> None:
     """A base with two towers, an adapter for one that it does not name: guessing would be wrong half of the time."""
     shapes = {f"{tower}.{name}": shape for tower in ("first", "second") for name, shape in bert_shapes().items()}
-    from helpers.handmade import random_tensors
-
     base = write_base(tmp_path / "base", tensors=random_tensors(shapes))
 
     with pytest.raises(UnusableInput):

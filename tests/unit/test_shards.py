@@ -84,7 +84,7 @@ def test_dequantised_tensors_are_rounded_into_the_models_dtype(tmp_path: Path) -
     checkpoint = open_checkpoint(write_base(tmp_path / "base"))
     name, other = "pooler.dense.weight", "embeddings.word_embeddings.weight"
     base = Dequantised(tmp_path, tmp_path, (), (), {name: "BF16", other: "BF16"}, "F16", "")
-    saved = SavedParameter("classifier.weight", "x", checkpoint.tensors["pooler.dense.bias"])
+    saved = SavedParameter("classifier.weight", "x", replace(checkpoint.tensors["pooler.dense.bias"], dtype="BF16"))
     twin = Twin("lm_head.weight", checkpoint.tensors[other])
 
     def steps(asked: str | None, dequantised: Dequantised | None) -> dict[str, tuple[str, str]]:

@@ -160,6 +160,17 @@ def test_figures(blocks: int, tmp_path: Path) -> None:
     assert 0 < sum(f.changed for f in figures) < 80
 
 
+def test_bias(tmp_path: Path, blocks: int) -> None:
+    """Its formula makes all of it, so it is one block, however long it is."""
+    bias, own = torch.randn(30), torch.randn(30)
+    work = Work(tmp_path, bias, lora_bias=own)
+    edit = edit_of(30, 1, formula="lora:lora_bias", inputs=work.inputs, part="bias")
+
+    stored, _ = work.run(step_of((30,), (edit,), "F32", work.source), torch.float32)
+
+    assert stored.equal((bias.double() + 2.0 * own.double()).float())
+
+
 def test_conv1d(tmp_path: Path, blocks: int) -> None:
     base = torch.randn(8, 10)
     work = Work(tmp_path, base, lora_A=A, lora_B=B)

@@ -15,9 +15,9 @@ from ingraft.checkpoint import TensorInfo, read_header
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
 from ingraft.execute import inputs
-from ingraft.execute.inputs import BaseRows, FormulaCache, read_adapter_tensor, read_tensor
+from ingraft.execute.inputs import BaseRows, FormulaCache, arithmetic, read_adapter_tensor, read_tensor
 from ingraft.plan import plan_merge
-from ingraft.steps import Edit
+from ingraft.steps import Edit, MergeStep
 
 
 def info_of(folder: Path, tensor: torch.Tensor) -> TensorInfo:
@@ -39,6 +39,25 @@ def test_tensors_as_they_are(dtype: torch.dtype, shape: tuple[int, ...], tmp_pat
     assert found.dtype == dtype
     assert found.equal(tensor)
     assert widened.dtype == (torch.float32 if dtype.is_floating_point else dtype)
+
+
+@pytest.mark.parametrize(
+    ("stored", "formulas", "dtype"),
+    [
+        ("F64", ["lora:lora"], torch.float64),
+        ("F32", ["lora:lora", "lora:lora"], torch.float64),
+        ("F16", ["dora:dora", "="], torch.float64),
+        ("F16", ["="], torch.float64),
+        ("BF16", ["lora:lora"], torch.float32),
+        ("F32", ["oft:oft"], torch.float32),
+        ("F64", ["lora:lora", "loha:loha"], torch.float32),
+    ],
+)
+def test_what_a_step_is_computed_in(stored: str, formulas: list[str], dtype: torch.dtype) -> None:
+    """float64 where that gives the exact sum, rounded once; not where float32 is enough or a formula takes no other."""
+    edits = tuple(Edit("m", "w", "weight", "linear", f, {}, {}, (1, 1), (0, 1), (0, 1)) for f in formulas)
+
+    assert arithmetic(MergeStep("edit", "w", stored, (1,), None, edits, "")) == dtype
 
 
 def test_unknown_dtype(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_files_that_nobody_wrote(tmp_path: Path) -> None:
     assert no_other_files(tmp_path, ["config.json", "a/b.bin"]).passed
     found = no_other_files(tmp_path, ["config.json"])
     assert (found.passed, found.where) == (False, "a/b.bin")
+    (tmp_path / "a" / "ingraft.json").touch()  # the merge's own lies at the top
+    assert no_other_files(tmp_path, ["config.json", "a/b.bin"]).where == "a/ingraft.json"
+    (tmp_path / "a" / "ingraft.json").unlink()
 
     (tmp_path / "b.bin").symlink_to("nowhere")
     assert no_other_files(tmp_path, ["config.json"]).where == "a/b.bin, b.bin"

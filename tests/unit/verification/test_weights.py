@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.handmade import (
@@ -26,6 +26,7 @@ from helpers.handmade import (
 from ingraft.execute import execute
 from ingraft.plan import plan_merge
 from ingraft.steps import MergePlan
+from ingraft.verification import weights
 from ingraft.verification.probe import ROW_LIMIT, ProbeResult
 from ingraft.verification.report import Check
 from ingraft.verification.truth import random_input
@@ -256,6 +257,28 @@ def test_other_structure_is_found(change: str, tmp_path: Path) -> None:
 
     assert not found.passed
     assert ("lora_A" if change == "added" else name) in found.where
+
+
+def test_other_metadata_are_found(tmp_path: Path) -> None:
+    plan = merge(tmp_path)
+    file = tmp_path / "out" / plan.shards[0].file
+    save_file(load_file(file), file, metadata={"format": "pt", "author": "somebody"})
+
+    (found,) = checks(plan, tmp_path).values()
+
+    assert not found.passed
+    assert "metadata" in found.where
+
+
+def test_tensor_that_left_the_adapter_is_found(tmp_path: Path) -> None:
+    """After the plan was made: what it says that was used is no longer there."""
+    plan = merge(tmp_path)
+    (file,) = plan.adapter.weights
+    change_tensors(file, {next(iter(load_file(file))): None})
+
+    found = next(check for check in weights._checks(plan, []) if check.name == "adapter tensors")
+
+    assert (found.passed, found.value, found.limit) == (False, found.limit, found.limit)
 
 
 def test_truncated_file_is_found(tmp_path: Path) -> None:
