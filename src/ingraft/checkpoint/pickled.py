@@ -38,9 +38,7 @@ def read_pickled(path: Path) -> Header:
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise UnusableInput(
-            f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again."
-        ) from None
+        raise _unreadable(path, error) from None
     if compressed:
         raise UnusableInput(f"{path} was packed again with compression, so it cannot be streamed.", hint=_CONVERT)
     try:
@@ -87,9 +85,7 @@ def _load(path: Path) -> object:
         except pickle.UnpicklingError:
             raise
         except Exception as error:  # a broken pickle makes torch's reader fail in whatever way its stack happens to
-            raise UnusableInput(
-                f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again."
-            ) from None
+            raise _unreadable(path, error) from None
 
 
 def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
@@ -126,3 +122,7 @@ def _read_legacy(path: Path) -> Header:
     tensors = {name: value.clone().contiguous() for name, value in _state_dict(path, state).items()}
     save_file(tensors, converted, metadata={"format": "pt"})
     return read_header(converted)
+
+
+def _unreadable(path: Path, error: Exception) -> UnusableInput:
+    return UnusableInput(f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again.")

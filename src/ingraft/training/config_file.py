@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.training.config import TrainingConfig
 from ingraft.training.keys import build, keys_of, nested, overlaid, plain
 
@@ -49,7 +49,7 @@ def read_config(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise UnusableInput(f"{file} is nested too deeply to be read.") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # a tag that its value does not fit
-        raise UnusableInput(f"{file} is not YAML: {_first_line(error)}.") from None
+        raise UnusableInput(f"{file} is not YAML: {first_line(error)}.") from None
     _check_size(value, file)
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"a {type(value).__name__}"
@@ -66,10 +66,6 @@ def _check_size(value: Any, file: Path) -> None:
             raise UnusableInput(f"{file} holds more than {_MOST_VALUES:,} values, or one that contains itself.")
         found = left.pop()
         left += found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def to_yaml(config: TrainingConfig) -> str:

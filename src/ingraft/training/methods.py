@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.methods.method import Method
 from ingraft.methods.table import METHODS, method_for
 from ingraft.training.config import LoraSettings, TrainingConfig
@@ -139,7 +139,7 @@ def _built(peft_type: str, arguments: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore")  # of what is refused in words, by us
             return config(task_type="FEATURE_EXTRACTION", **arguments)
     except (TypeError, ValueError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UnusableInput(f"PEFT refuses the arguments of {peft_type}: {reason}") from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingraft.checkpoint import open_checkpoint
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.fingerprint import fingerprint
 from ingraft.hub import expanded, local_directory
 from ingraft.layout import read_layout
@@ -57,7 +57,7 @@ def load_base(config: TrainingConfig, root: Path, model_type: str = "SentenceTra
         of_type = getattr(sentence_transformers, model_type)
         model: SentenceTransformer = of_type(str(root), trust_remote_code=trusted, local_files_only=not trusted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         hint = "Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else ""
         raise UnusableInput(f"{config.model} cannot be loaded as a base model: {reason}", hint=hint) from None
     if not model.has_peft_compatible_model():
@@ -124,7 +124,7 @@ def add_adapter(
     try:
         model.add_adapter(settings, config.adapter_name)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         layers = ", ".join(targets.names) or type(transformer).__name__
         raise UnusableInput(f"PEFT cannot adapt {layers} with {method.row.name}: {reason}") from None
     cast_adapter_dtype(transformer, config.adapter_name)

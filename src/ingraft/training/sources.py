@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.hub import expanded, looks_like_repo_id
 from ingraft.training.beir import is_beir, read_beir
 from ingraft.training.tables import Row, Table, read_table
@@ -47,7 +47,7 @@ def _from_disk(path: Path, split: str) -> Table:
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableInput(f"{path} is no data set that can be read: {_first_line(error)}") from None
+        raise UnusableInput(f"{path} is no data set that can be read: {first_line(error)}") from None
     if isinstance(found, datasets.DatasetDict):
         found = _choose_split(str(path), found, split)
     return _table(path, found)
@@ -59,7 +59,7 @@ def _load(name: str, subset: str | None, split: str) -> Table:
         found = datasets.load_dataset(name, subset)
     except Exception as error:  # the library lets through whatever its readers and the network raise
         raise UnusableInput(
-            f"The data set {name} could not be loaded: {_first_line(error)}",
+            f"The data set {name} could not be loaded: {first_line(error)}",
             hint="Is it a file? Give its path. Is it on the Hub? Choose one of its subsets with --subset.",
         ) from None
     return _table(Path(name), _choose_split(name, found, split))
@@ -92,7 +92,3 @@ def _datasets() -> Any:
             "Data sets need the package datasets, which is not installed.", hint="Run: pip install 'ingraft[train]'"
         ) from None
     return datasets
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         table = parquet.read_table(path)
     except arrow.ArrowException as error:
-        raise UnusableInput(f"{path} is not a Parquet file that can be read: {_first_line(error)}") from None
+        raise UnusableInput(f"{path} is not a Parquet file that can be read: {first_line(error)}") from None
     columns = [column.to_pylist() for column in table.columns]
     rows = tuple(Row(number, values) for number, values in enumerate(zip(*columns, strict=True), start=1))
     return Table(path, tuple(table.column_names), rows, unit="row")
@@ -168,10 +168,6 @@ _READERS: dict[str, Callable[[Path], Table]] = {
     ".json": _read_json,
     ".parquet": _read_parquet,
 }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _some(names: Iterable[str], limit: int = 6) -> str:
