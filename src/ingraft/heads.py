@@ -27,7 +27,7 @@ def check_head_stored(model: BaseModel, saved: Collection[str], names: Names, *,
         from ingraft.naming.meta import runtime_model
 
         runtime = runtime_model(model, trust_remote_code=trust_remote_code)
-    known = {*runtime.regions, *runtime.unclear, *saved, *(names.running.get(name, name) for name in saved)}
+    known = {*runtime.regions, *runtime.unclear, *saved, *map(names.in_runtime, saved)}
     known |= {twin for twin, source in runtime.tied.items() if source in known}
     fresh = sorted(runtime.head - known)
     if fresh:

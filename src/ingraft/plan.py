@@ -151,26 +151,24 @@ def _find_names(
     adapter: Adapter, tensors: AdapterTensors, model: BaseModel, method: Method, trust_remote_code: bool
 ) -> tuple[AdapterTensors, Names]:
     """Names of everything that the adapter touches; UnusableInput when a target is not in the base."""
-    if has_target_parameters(adapter.config.raw):
+    runtime = None
+    # What is adapted is told by the running model where the file names wrapped parameters, or no module at all.
+    on_parameters = has_target_parameters(adapter.config.raw)
+    if method.route == "in-memory" or on_parameters:
         from ingraft.naming.meta import runtime_model
 
         runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
-        tensors = with_parameters(tensors, adapter.config.raw, runtime)
+        if on_parameters:
+            tensors = with_parameters(tensors, adapter.config.raw, runtime)
+        elif not tensors.targets:
+            tensors = with_configured_modules(tensors, adapter.config.raw, runtime)
     weights = [target.weight for target in tensors.targets]
-    saved = [parameter.parameter for parameter in tensors.saved]
-    if method.route == "in-memory" and not weights:
-        from ingraft.naming.meta import runtime_model
-
-        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
-        tensors = with_configured_modules(tensors, adapter.config.raw, runtime)
-        weights = [target.weight for target in tensors.targets]
-    biases = [target.bias for target in tensors.targets]
     names = find_names(
         weights,
-        biases,
+        [target.bias for target in tensors.targets],
         model,
-        saved=saved,
-        ask=method.route == "in-memory" or has_target_parameters(adapter.config.raw),
+        saved=[parameter.parameter for parameter in tensors.saved],
+        runtime=runtime,
         trust_remote_code=trust_remote_code,
     )
     missing = [weight for weight in weights if weight in names.missing]

@@ -64,7 +64,7 @@ def _in_memory(owner: TargetModule, target: Target, inputs: Mapping[str, TensorI
         for region in names.regions.get(parameter, ()):
             edit = Edit(
                 target=owner.module,
-                parameter=names.running.get(parameter, parameter),
+                parameter=names.in_runtime(parameter),
                 part="weight" if is_weight else "bias",
                 kind=target.kind,
                 formula=IN_MEMORY,
@@ -201,13 +201,13 @@ def _is_turned(owner: TargetModule, names: Names) -> bool:
     """Does the running model hold its stacked experts as [in, out]?"""
     if not owner.parameter or names.runtime is None:
         return False
-    return names.running.get(owner.weight, owner.weight).rpartition(".")[0] in names.runtime.transposed_experts
+    return names.in_runtime(owner.weight).rpartition(".")[0] in names.runtime.transposed_experts
 
 
 def _is_scaled(owner: TargetModule, names: Names) -> bool:
     if names.runtime is None:
         return False
-    return names.running.get(owner.weight, owner.weight).removesuffix(".weight") in names.runtime.scaled_embeddings
+    return names.in_runtime(owner.weight).removesuffix(".weight") in names.runtime.scaled_embeddings
 
 
 def _by_expert(owner: TargetModule, names: Names) -> tuple[Region, ...]:

@@ -45,7 +45,7 @@ def plan_ties(edits: Sequence[PlacedEdit], names: Names, checkpoint: Checkpoint,
     if runtime is None or not runtime.tied:
         return TiePlan(tuple(edits), (), False, ())
     groups = _groups(runtime)
-    parameters = [_running_name(edit, names) for edit in edits]
+    parameters = [names.in_runtime(placed.edit.parameter) for placed in edits]
     cut = False
     notes = []
     extra: list[PlacedEdit] = []
@@ -88,12 +88,6 @@ def _groups(runtime: RuntimeModel) -> dict[str, tuple[str, ...]]:
             root = runtime.tied[root]
         groups.setdefault(root, [root]).append(twin)
     return {root: tuple(members) for root, members in groups.items()}
-
-
-def _running_name(placed: PlacedEdit, names: Names) -> str:
-    edit = placed.edit
-    parameter = edit.parameter
-    return names.running.get(parameter, parameter)
 
 
 def _for_all_twins(placed: PlacedEdit, config: AdapterConfig) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -38,7 +37,7 @@ def direct_names(
                 break
     tensors = {parameter: checkpoint.tensors[name] for parameter, name in found.items()}
     return Names(
-        regions={parameter: (_whole(info),) for parameter, info in tensors.items()},
+        regions={parameter: (Region.whole(info, info.shape),) for parameter, info in tensors.items()},
         missing=tuple(p for p in [*parameters, *optional] if p not in found),
         shapes={parameter: info.shape for parameter, info in tensors.items()},
         kinds={
@@ -74,11 +73,6 @@ def _plain(name: str) -> str:
         if name.endswith(old):
             return name.removesuffix(old) + new
     return name
-
-
-def _whole(info: TensorInfo) -> Region:
-    rows = info.shape[0] if info.shape else 1
-    return Region(info.name, (0, math.prod(info.shape)), (0, rows))
 
 
 def common_change(parameters: Sequence[str], stored: Mapping[str, str]) -> Change | None:

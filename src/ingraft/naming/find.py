@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ingraft.base_model import BaseModel
 from ingraft.errors import UnusableInput
 from ingraft.naming.direct import direct_names
 from ingraft.naming.names import Names
+
+if TYPE_CHECKING:
+    from ingraft.naming.meta import RuntimeModel
 
 # Output layers that share the embedding's numbers in most architectures.
 _OUTPUT_LAYERS = ("lm_head.weight", "decoder.weight", "embed_out.weight", "output_embeddings.weight")
@@ -20,26 +24,26 @@ def find_names(
     model: BaseModel,
     *,
     saved: Sequence[str] = (),
-    ask: bool = False,
+    runtime: RuntimeModel | None = None,
     trust_remote_code: bool = False,
 ) -> Names:
     """Where `parameters` and, if they exist, `optional` ones lie in the base's checkpoint.
 
     The running model is asked when a parameter or a `saved` one (an optional one that ought to exist) is not stored
-    under its name, or may share its numbers with another; and with `ask`, for what only it knows: the order of its
-    modules, how it stacks experts.
+    under its name, or may share its numbers with another; and where it was built already, as `runtime`, for what only
+    it knows: the order of its modules, how it stacks experts.
     """
     optional = [*optional, *saved]
     names = direct_names(parameters, optional, model.checkpoint, model.config)
     missing = [parameter for parameter in parameters if parameter in names.missing]
     unknown = [parameter for parameter in saved if parameter in names.missing]
-    if not missing and not unknown and not ask and not _may_be_tied(names):
+    if not missing and not unknown and runtime is None and not _may_be_tied(names):
         return names
     from ingraft.naming.meta import meta_names, runtime_model
 
     try:
-        runtime = runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
-        found = meta_names(parameters, optional, runtime)
+        asked = runtime or runtime_model(model, trust_remote_code=trust_remote_code, head=model.as_stored)
+        found = meta_names(parameters, optional, asked)
         if any(parameter in found.missing for parameter in parameters):
             with_head = meta_names(
                 parameters, optional, runtime_model(model, trust_remote_code=trust_remote_code, head=True)
@@ -47,7 +51,7 @@ def find_names(
             if not any(parameter in with_head.missing for parameter in parameters):
                 return with_head
     except UnusableInput:
-        if unknown and not missing and not ask and not _may_be_tied(names):
+        if unknown and not missing and runtime is None and not _may_be_tied(names):
             return names
         if missing and not _could_be_renamed(missing, model):
             return names

@@ -152,7 +152,7 @@ def _regions(
         if name not in shapes:
             continue
         if pattern is None:
-            regions[name] = (_whole(info, shapes[name]),)
+            regions[name] = (Region.whole(info, shapes[name]),)
         else:
             group = groups.setdefault(name, copy.deepcopy(by_pattern[pattern]))
             group.add_tensor(name, plain, pattern, _row_numbers(number, info))
@@ -176,10 +176,6 @@ def _regions(
 def _targets(converter: Any, name: str, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     first = converter.target_patterns[0]
     return {name.replace(first, target) for target in converter.target_patterns} & set(shapes) or {name}
-
-
-def _whole(info: TensorInfo, shape: tuple[int, ...]) -> Region:
-    return Region(info.name, (0, math.prod(info.shape)), (0, shape[0] if shape else 1))
 
 
 def _row_numbers(number: int, info: TensorInfo) -> Any:

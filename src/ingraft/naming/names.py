@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ingraft.checkpoint import TensorInfo
 from ingraft.methods.method import LayerKind
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class Region:
     rows: tuple[int, int]
     expert: int | None = None
     transposed: bool = False
+
+    @classmethod
+    def whole(cls, info: TensorInfo, shape: tuple[int, ...]) -> Region:
+        """All of a stored tensor, which holds a parameter of `shape`."""
+        return cls(info.name, (0, info.elements), (0, shape[0] if shape else 1))
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,7 @@ class Names:
     tied: Mapping[str, str] = field(default_factory=dict)
     running: Mapping[str, str] = field(default_factory=dict)
     runtime: RuntimeModel | None = None
+
+    def in_runtime(self, parameter: str) -> str:
+        """The parameter's name in the running model; its own where that was not built."""
+        return self.running.get(parameter, parameter)
