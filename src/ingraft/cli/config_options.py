@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
@@ -69,6 +69,8 @@ def _option(key: Key) -> Any:
 def _flag_type(annotation: Any) -> Any:
     """The type that the command line reads: scalars as they are, lists and mappings as text."""
     inner = _without_none(annotation)
+    if bool in get_args(inner):  # or a word, which is what it is when the flag is not given
+        return bool
     if inner in (int, float, bool, str, Path) or get_origin(inner) is Literal:
         return inner
     return str
@@ -78,6 +80,11 @@ def _metavar(annotation: Any) -> str | None:
     origin = get_origin(_without_none(annotation))
     if origin is tuple:
         return "A,B,…"
+    if origin in (Union, UnionType):  # a number or a word
+        kind, words = get_args(annotation)
+        if kind is bool:
+            return None
+        return "|".join(("INTEGER" if kind is int else "FLOAT", *get_args(words)))
     return "KEY: VALUE, …" if origin is not None and origin is not Literal else None
 
 

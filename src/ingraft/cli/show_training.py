@@ -31,6 +31,7 @@ from ingraft.training.facts import (
     Step,
     TrainingResult,
 )
+from ingraft.training.memory import MemoryPlan
 
 if TYPE_CHECKING:
     from ingraft.pipeline import MergeResult
@@ -115,6 +116,8 @@ def fact(event: Any) -> None:
             show.line("mined", f"{event.note} · {event.rows:,} rows · {event.seconds:.1f} s")
         case AdapterFacts():
             _adapter(event)
+        case MemoryPlan():
+            _memory(event)
         case Resumed():
             show.line("resume", f"{event.checkpoint}")
         case Restored():
@@ -163,6 +166,13 @@ def _adapter(adapter: AdapterFacts) -> None:
         show.line("", f"trained as well: module {', '.join(adapter.also_trained)}", style="dim")
     for role, prompt in adapter.prompts.items():
         show.line("", f"{role}s begin with the model's prompt {prompt!r}", style="dim")
+
+
+def _memory(plan: MemoryPlan) -> None:
+    rows = f"{plan.mini_batch_size} rows at a time, cached" if plan.mini_batch_size else f"{plan.rows} rows at once"
+    ways = [rows, *["bfloat16"][: plan.bf16], *["activations computed twice"][: plan.gradient_checkpointing]]
+    found = f"{human_bytes(plan.free)} free ({plan.device})" if plan.free is not None else plan.device
+    show.line("memory", f"{', '.join(ways)}: about {human_bytes(plan.needed)} of {found} · {plan.reason}")
 
 
 def _setting(setting: tuple[str, float | str]) -> str:

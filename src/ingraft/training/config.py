@@ -136,8 +136,9 @@ class TrainingConfig:
     loss_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the loss, such as scale or margin."""
 
-    mini_batch_size: int | None = None
-    """Embed this many rows at a time, with the cached form of the loss: large batches in little memory."""
+    mini_batch_size: int | Literal["auto", "none"] = "auto"
+    """Embed this many rows at a time, with the cached form of the loss: large batches in little memory. auto does it
+    where the batch does not fit into the memory that is free, none never."""
 
     matryoshka: tuple[int, ...] = ()
     """Dimensions to which embeddings may be cut: the loss is taken at each of them, and at the whole."""
@@ -177,11 +178,13 @@ class TrainingConfig:
     holdout: float = 0.1
     """Share of the rows that is not trained on but measured before and after; 0 for none."""
 
-    bf16: bool = False
-    """Compute in bfloat16 where that loses little; the adapter's weights stay float32."""
+    bf16: bool | Literal["auto"] = "auto"
+    """Compute in bfloat16 where that loses little; the adapter's weights stay float32. auto does it on a GPU that has
+    it, where the batch does not fit otherwise; never on a CPU."""
 
-    gradient_checkpointing: bool = False
-    """Compute what the backward pass needs a second time: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Compute what the backward pass needs a second time: less memory, about a third more time. auto does it where
+    nothing else fits."""
 
     general: str = "auto"
     """What the model should not forget: scored pairs, measured before and after; auto takes a small set of everyday
@@ -226,10 +229,10 @@ def check_settings(config: TrainingConfig) -> None:
     _require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "from 0 to below 1")
     _require(config.max_pairs is None or config.max_pairs >= 2, "max-pairs", config.max_pairs, "2 or more")
     _require(
-        config.mini_batch_size is None or config.mini_batch_size >= 1,
+        config.mini_batch_size in ("auto", "none") or int(config.mini_batch_size) >= 1,
         "mini-batch-size",
         config.mini_batch_size,
-        "1 or more",
+        "1 or more, auto or none",
     )
     _require(all(size >= 1 for size in config.matryoshka), "matryoshka", _text(config.matryoshka), "sizes of 1 or more")
     mining = config.mining
@@ -255,6 +258,8 @@ def _words(config: Any, prefix: str) -> list[str]:
             words += _words(value, f"{name}.")
         elif value is True:
             words.append(f"--{name}")
+        elif value is False and entry.default == "auto":
+            words.append(f"--no-{name}")
         elif value != (entry.default if entry.default_factory is MISSING else entry.default_factory()):
             words += [f"--{name}", f"{value:g}" if isinstance(value, float) else _text(value)]
     return words

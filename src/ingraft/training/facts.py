@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ingraft.training.memory import MemoryPlan
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -131,6 +133,7 @@ class TrainingResult:
     more_data: tuple[DataFacts, ...]
     model: ModelFacts
     adapter: AdapterFacts
+    memory: MemoryPlan
     steps: int
     losses: tuple[float, ...]
     before: Mapping[str, float]
@@ -145,6 +148,7 @@ class TrainingResult:
 
 
 Event: TypeAlias = (
-    DataFacts | Mining | Mined | ModelFacts | AdapterFacts | Evaluating | Evaluated | Resumed | Restored | Step
-)
+    DataFacts | Mining | Mined | ModelFacts | AdapterFacts | MemoryPlan | Evaluating | Evaluated | Resumed | Restored
+    | Step
+)  # fmt: skip
 Observer: TypeAlias = Callable[[Event], None]

@@ -133,9 +133,9 @@ def _trainer(
         logging_strategy="steps",
         logging_steps=_logging_steps(step_count(datasets, config), every if checkpoints else None),
         report_to="none",
-        bf16=config.bf16,
-        use_cpu=config.bf16 and not torch.cuda.is_available(),  # or the library wants a GPU for it
-        activation_checkpointing=config.gradient_checkpointing,
+        bf16=config.bf16 is True,
+        use_cpu=config.bf16 is True and not torch.cuda.is_available(),  # or the library wants a GPU for it
+        activation_checkpointing=config.gradient_checkpointing is True,
         ddp_backend="gloo" if processes.count > 1 and not torch.cuda.is_available() else None,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -192,7 +192,7 @@ def _rows(dataset: Dataset) -> Any:
 
 def _loss(model: Any, dataset: Dataset, config: TrainingConfig, *, gather: bool) -> Any:
     arguments = dict(dataset.loss_arguments)
-    if dataset.loss.startswith("Cached") and config.mini_batch_size is not None:
+    if dataset.loss.startswith("Cached") and isinstance(config.mini_batch_size, int):
         arguments.setdefault("mini_batch_size", config.mini_batch_size)
     return make_loss(model, dataset.loss, arguments, matryoshka=config.matryoshka, gather=gather)
 

@@ -129,8 +129,8 @@ def _nearest_key(name: str, known: Iterable[str]) -> str:
     return nearest(name, known)
 
 
-def _converted(value: Any, annotation: Any, key: str, where: str) -> Any:
-    """`value` as the type that the field has; UnusableInput when it is none."""
+def _converted(value: Any, annotation: Any, key: str, where: str, words: tuple[str, ...] = ()) -> Any:
+    """`value` as the type that the field has; UnusableInput when it is none. `words` would have done as well."""
     if is_dataclass(annotation):
         if value is None:
             value = {}
@@ -139,10 +139,7 @@ def _converted(value: Any, annotation: Any, key: str, where: str) -> Any:
         return build(annotation, value, where=where, prefix=f"{key}.")  # type: ignore[arg-type]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null")):
-            return None
-        [inner] = [argument for argument in arguments if argument is not types.NoneType]
-        return _converted(value, inner, key, where)
+        return _one_of(value, arguments, key, where)
     if origin is Literal:
         if value not in arguments:
             raise _unfit(value, key, where, f"{', '.join(map(str, arguments))}{nearest(str(value), arguments)}")
@@ -155,11 +152,24 @@ def _converted(value: Any, annotation: Any, key: str, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         items = _as_mapping(value, key, where).items()
         return {str(name): _converted(inner, arguments[1], f"{key}.{name}", where) for name, inner in items}
-    return value if annotation is Any else _scalar(value, annotation, key, where)
+    return value if annotation is Any else _scalar(value, annotation, key, where, words)
 
 
-def _scalar(value: Any, annotation: Any, key: str, where: str) -> Any:
-    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+def _one_of(value: Any, kinds: tuple[Any, ...], key: str, where: str) -> Any:
+    """`value` as the one type of `kinds` that is neither None nor a word, unless it is None or that word."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    words = tuple(known for kind in kinds if get_origin(kind) is Literal for known in get_args(kind))
+    if types.NoneType in kinds and word in (None, "none", "null"):
+        return None
+    if word in words:
+        return word
+    [inner] = [kind for kind in kinds if kind is not types.NoneType and get_origin(kind) is not Literal]
+    return _converted(value, inner, key, where, words)
+
+
+def _scalar(value: Any, annotation: Any, key: str, where: str, words: tuple[str, ...]) -> Any:
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    expected = " or ".join((kinds[annotation], *words))
     try:
         if annotation is bool and isinstance(value, str):
             return {"true": True, "yes": True, "false": False, "no": False}[value.strip().lower()]
@@ -173,9 +183,9 @@ def _scalar(value: Any, annotation: Any, key: str, where: str) -> Any:
         if annotation in (str, Path) and isinstance(value, (str, Path)):
             return annotation(value)
     except (ValueError, KeyError):
-        raise _unfit(value, key, where, expected[annotation]) from None
+        raise _unfit(value, key, where, expected) from None
     if type(value) is not annotation:
-        raise _unfit(value, key, where, expected[annotation])
+        raise _unfit(value, key, where, expected)
     return value
 
 

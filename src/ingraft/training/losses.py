@@ -52,6 +52,12 @@ def loss_name(
     return by_plain_name[wanted.lower()]
 
 
+def cached_form(name: str, kind: Kind, model_type: str) -> str | None:
+    """The loss that gives the same as `name` and embeds a few rows at a time; None where there is none."""
+    cached = f"Cached{name}"
+    return cached if cached in LOSSES[model_type].get(kind, ()) else None
+
+
 def check_loss_rows(name: str, columns: Mapping[str, Any], *, model_type: str = "SentenceTransformer") -> None:
     """UnusableInput when the loss needs other columns, or other scores, than there are."""
     negatives = [role for role in columns if role.startswith("negative")]

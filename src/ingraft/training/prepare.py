@@ -45,7 +45,7 @@ class Prepared:
 def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str = "SentenceTransformer") -> Prepared:
     """Read all data of `config`; `task` is measured in place of test or held-out rows. Raises UnusableInput."""
     data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
-    cached = config.mini_batch_size is not None
+    cached = isinstance(config.mini_batch_size, int)
     loss = loss_name(data.kind, config.loss, cached=cached, model_type=model_type)
     check_loss_rows(loss, data.columns)
     check_minable(data, config.mining)
@@ -86,7 +86,7 @@ def _further(
 ) -> tuple[Dataset, DataFacts]:
     """A further data set is trained on whole."""
     data = _read(config, settings.data, settings.columns, settings.subset, settings.split, settings.max_pairs)
-    cached = config.mini_batch_size is not None
+    cached = isinstance(config.mini_batch_size, int)
     loss = loss_name(data.kind, settings.loss, cached=cached, model_type=model_type)
     check_loss_rows(loss, data.columns)
     everything = Split(tuple(range(len(data))), ())

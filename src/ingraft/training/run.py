@@ -31,6 +31,16 @@ from ingraft.training.facts import (
     TrainingResult,
 )
 from ingraft.training.fit import fit, step_count
+from ingraft.training.memory import choose
+from ingraft.training.memory_facts import (
+    asked_for,
+    footprint,
+    keep_plan,
+    kept_plan,
+    settled,
+    this_device,
+    with_losses,
+)
 from ingraft.training.methods import choose_method
 from ingraft.training.mining import mined
 from ingraft.training.model import (
@@ -88,6 +98,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             from transformers import set_seed
 
             set_seed(config.seed)  # a head that the base lacks begins at random
+            device = this_device(processes)
             with stages.timed("load"):
                 model = load_base(config, root, model_type)
             base = model_facts(model, config.model, root)
@@ -103,6 +114,13 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             adapter = add_adapter(model, method, config, (root, base_name), prompts[datasets[0].name])
             initial = initial_matrices(transformer_of(model), config.adapter_name) if method.converted else {}
             stages.tell(adapter)
+            need = footprint(model, datasets, prompts, config, processes, device)
+            memory = kept_plan(run.folder) if run and config.resume else None
+            memory = memory or choose(device, need, asked_for(config))
+            stages.tell(memory)
+            datasets = with_losses(datasets, need, memory)
+            if run and processes.writes:
+                keep_plan(run.folder, memory)
             if run and run.resume_from:
                 stages.tell(Resumed(run.resume_from))
             keep_card_private(model, base_name)
@@ -110,7 +128,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                 fitted = fit(
                     model,
                     datasets,
-                    config,
+                    settled(config, memory),
                     prompts,
                     stages.tell,
                     run=run,
@@ -125,6 +143,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             if processes.writes:
                 with stages.timed("save"):
                     save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
+        data = tuple(replace(facts, loss=dataset.loss) for facts, dataset in zip(prepared.facts, datasets, strict=True))
         figures = {
             "before": before,
             "after": after,
@@ -137,16 +156,17 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         }
         adapter_bytes = 0
         if processes.writes:
-            write_record(folder, config, {"data": prepared.facts, "base": base, "adapter": adapter}, **figures)
+            write_record(folder, config, {"data": data, "base": base, "adapter": adapter, "memory": memory}, **figures)
             adapter_bytes = (folder / ADAPTER_WEIGHTS).stat().st_size
     if run and processes.writes:
         shutil.rmtree(run.folder, ignore_errors=True)
     return TrainingResult(
         output=config.output,
-        data=prepared.facts[0],
-        more_data=prepared.facts[1:],
+        data=data[0],
+        more_data=data[1:],
         model=base,
         adapter=adapter,
+        memory=memory,
         steps=fitted.steps,
         losses=fitted.losses,
         before=before,

@@ -52,6 +52,9 @@ class Outer:
     anything: Mapping[str, Any] = field(default_factory=dict)
     """Free."""
 
+    width: int | Literal["auto"] = "auto"
+    """A number or a word."""
+
     more: tuple[Inner, ...] = ()
     """Further ones."""
 
@@ -71,11 +74,12 @@ def test_values_as_yaml_gives_them() -> None:
     values = {
         "name": "a", "inner": {"size": 3}, "rate": "1e-3", "at-most": 4, "kind": "round", "place": "there",
         "sizes": [1, 2], "words": {"a": "b"}, "anything": {"r": 8, "deep": [1]}, "more": [{"size": 1}, {}], "on": True,
+        "width": "7",
     }  # fmt: skip
     config = build(Outer, values)
     assert config == Outer(
         "a", Inner(3), 0.001, 4, "round", Path("there"), (1, 2), {"a": "b"}, {"r": 8, "deep": [1]},
-        (Inner(1), Inner()), True,
+        7, (Inner(1), Inner()), True,
     )  # fmt: skip
     assert build(Outer, plain(config)) == config
 
@@ -84,6 +88,8 @@ def test_values_as_flags_give_them() -> None:
     config = build(Outer, {"name": "a", "sizes": "3,4", "words": "a: b, c: d", "anything": "{r: 8}", "at_most": "none"})
     assert (config.sizes, config.words, config.anything) == ((3, 4), {"a": "b", "c": "d"}, {"r": 8})
     assert config.at_most is None
+    assert build(Outer, {"name": "a", "width": " Auto "}).width == "auto"
+    assert build(Outer, {"name": "a", "width": 3}).width == 3
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,8 @@ def test_values_as_flags_give_them() -> None:
         ({"name": "a", "on": 1}, "file.yaml: on is '1'; expected true or false."),
         ({"name": None}, "file.yaml: name is 'None'; expected text."),
         ({"name": "a", "kind": "rund"}, "file.yaml: kind is 'rund'; expected plain, round (nearest: round)."),
+        ({"name": "a", "width": "wide"}, "file.yaml: width is 'wide'; expected a whole number or auto."),
+        ({"name": "a", "width": 2.5}, "file.yaml: width is '2.5'; expected a whole number or auto."),
         ({"name": "a", "sizes": 3}, "file.yaml: sizes is '3'; expected a list."),
         ({"name": "a", "words": [1]}, "file.yaml: words is '[1]'; expected a mapping."),
         ({"name": "a", "words": "a: [b"}, "file.yaml: words is 'a: [b'; expected a list or a mapping as YAML."),

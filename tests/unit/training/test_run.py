@@ -18,6 +18,7 @@ from ingraft.training import TrainingConfig, evaluate, run, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.config_file import resolve
 from ingraft.training.facts import AdapterFacts, DataFacts, Evaluated, Evaluating, ModelFacts, Step
+from ingraft.training.memory import MemoryPlan
 from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, translations
 
 
@@ -47,7 +48,7 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     assert result.losses[-2] < result.losses[0]
     order = [type(event) for event in events if not isinstance(event, Step)]
     measured = [Evaluating, Evaluated, Evaluating, Evaluated]  # on the task and in general
-    assert order == [DataFacts, ModelFacts, *measured, AdapterFacts, *measured]
+    assert order == [DataFacts, ModelFacts, *measured, AdapterFacts, MemoryPlan, *measured]
     assert set(result.general_before) == set(result.general_after) == {"Spearman"}
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps] == list(range(result.steps + 1))
