@@ -94,6 +94,8 @@ def train_and_merge(
     merged = merge(
         trained.output,
         config.merge,
+        # (The original weights are what a merge takes by itself; it then says so.)
+        base_precision="dequantized" if config.base_precision == "dequantized" else None,
         overwrite=config.overwrite,
         trust_remote_code=config.trust_remote_code,
         progress=progress,

@@ -14,7 +14,7 @@ from ingraft.base_precision.layers import Kind, describe
 Settings = Mapping[str, Any]
 
 _METHOD = "bitsandbytes"
-_CARD = "The following `bitsandbytes` quantization config was used during training:"
+CARD_LINE = "The following `bitsandbytes` quantization config was used during training:"
 
 
 def trained_over(adapter: Adapter) -> Settings | None:
@@ -36,10 +36,10 @@ def _from_card(card: Path) -> Settings | None:
         lines = card.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
-    if _CARD not in lines:
+    if CARD_LINE not in lines:
         return None
     settings = {}
-    for line in lines[lines.index(_CARD) + 1 :]:
+    for line in lines[lines.index(CARD_LINE) + 1 :]:
         found = re.fullmatch(r"- (\w+): (.*)", line)
         if found is None:
             if line.strip():

@@ -26,6 +26,7 @@ from ingraft.training.facts import (
     Mining,
     ModelFacts,
     Observer,
+    Quantised,
     Restored,
     Resumed,
     Step,
@@ -116,6 +117,12 @@ def fact(event: Any) -> None:
             show.line("mined", f"{event.note} · {event.rows:,} rows · {event.seconds:.1f} s")
         case AdapterFacts():
             _adapter(event)
+        case Quantised():
+            show.line(
+                "quantize",
+                f"{event.layers} layers in 4-bit {event.kind} with double quantisation, computed in {event.compute} · "
+                f"a merge takes the {event.merged_into} weights and is proven against them",
+            )
         case MemoryPlan():
             _memory(event)
         case Resumed():

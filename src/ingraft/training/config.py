@@ -186,6 +186,12 @@ class TrainingConfig:
     """Compute what the backward pass needs a second time: less memory, about a third more time. auto does it where
     nothing else fits."""
 
+    quantize: Literal["none", "nf4"] = "none"
+    """Load the base packed in four bits, with double quantisation (QLoRA): an eighth of the memory of float32."""
+
+    base_precision: Literal["original", "dequantized"] = "original"
+    """Weights that merge takes after quantize: those of the base as it is stored, or those that the training saw."""
+
     general: str = "auto"
     """What the model should not forget: scored pairs, measured before and after; auto takes a small set of everyday
     English, none switches it off."""

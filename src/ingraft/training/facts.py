@@ -63,6 +63,16 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """The base was loaded packed: how many of its layers, the dtype they compute in, the weights that a merge takes."""
+
+    kind: str
+    layers: int
+    compute: str
+    merged_into: str
+
+
+@dataclass(frozen=True)
 class AdapterFacts:
     """The adapter and the layers it sits in; `trainable` of `parameters` are trained, other modules' among them.
 
@@ -149,6 +159,6 @@ class TrainingResult:
 
 Event: TypeAlias = (
     DataFacts | Mining | Mined | ModelFacts | AdapterFacts | MemoryPlan | Evaluating | Evaluated | Resumed | Restored
-    | Step
+    | Quantised | Step
 )  # fmt: skip
 Observer: TypeAlias = Callable[[Event], None]

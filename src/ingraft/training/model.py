@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput, first_line
@@ -16,6 +16,7 @@ from ingraft.training.data import TrainingData
 from ingraft.training.facts import AdapterFacts, ModelFacts
 from ingraft.training.heads import fresh_heads
 from ingraft.training.methods import TrainedMethod
+from ingraft.training.quantised import elements
 from ingraft.training.targets import Targets, check_modules, choose_targets
 
 if TYPE_CHECKING:
@@ -45,9 +46,14 @@ def transformer_of(model: SentenceTransformer) -> PreTrainedModel:
     return transformer
 
 
-def load_base(config: TrainingConfig, root: Path, model_type: str = "SentenceTransformer") -> SentenceTransformer:
+def load_base(
+    config: TrainingConfig,
+    root: Path,
+    model_type: str = "SentenceTransformer",
+    arguments: Mapping[str, Any] | None = None,
+) -> SentenceTransformer:
     """The model in `root`, of a class of Sentence Transformers; UnusableInput when it is none that an adapter can be
-    trained on."""
+    trained on. `arguments` are for its transformer."""
     import sentence_transformers
     from safetensors import SafetensorError
 
@@ -55,7 +61,10 @@ def load_base(config: TrainingConfig, root: Path, model_type: str = "SentenceTra
         # Remote code may live in another repository than the model, so that alone is looked for on the Hub.
         trusted = config.trust_remote_code
         of_type = getattr(sentence_transformers, model_type)
-        model: SentenceTransformer = of_type(str(root), trust_remote_code=trusted, local_files_only=not trusted)
+        further = {"model_kwargs": dict(arguments)} if arguments else {}
+        model: SentenceTransformer = of_type(
+            str(root), trust_remote_code=trusted, local_files_only=not trusted, **further
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         reason = first_line(error)
         hint = "Pass --trust-remote-code if you trust it." if "trust_remote_code" in str(error) else ""
@@ -86,7 +95,8 @@ def model_facts(model: SentenceTransformer, name: str, root: Path) -> ModelFacts
     dtypes: Counter[str] = Counter()
     nbytes = 0
     for parameter in model.parameters():
-        dtypes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+        packed = getattr(parameter, "quant_type", None)
+        dtypes[packed or str(parameter.dtype).removeprefix("torch.")] += elements(parameter)
         nbytes += parameter.numel() * parameter.element_size()
     return ModelFacts(
         name=name,
@@ -142,7 +152,7 @@ def add_adapter(
         excluded_modules=targets.excluded,
         modules=tuple(adapted),
         trainable=sum(parameter.numel() for parameter in trained.values()),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(elements(parameter) for parameter in model.parameters()),
         heads=heads,
         also_trained=tuple(f"{index} {type(model[int(index)]).__name__}" for index in sorted(beside)),
         prompts=prompts,

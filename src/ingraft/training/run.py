@@ -55,6 +55,7 @@ from ingraft.training.model import (
 from ingraft.training.model_types import choose_model_type
 from ingraft.training.prepare import Dataset, prepare
 from ingraft.training.processes import Processes, rows_for_each, these_processes
+from ingraft.training.quantised import check_quantisation, loading_arguments, prepare_quantised, say_in_card
 from ingraft.training.quiet import import_libraries, quiet_libraries
 from ingraft.training.record import data_hashes, write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
@@ -94,15 +95,19 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         with stages.timed("import"):
             import_libraries()
             method = choose_method(config)
+            check_quantisation(config, method, root, model_type, processes)
         with quiet_libraries():
             from transformers import set_seed
 
             set_seed(config.seed)  # a head that the base lacks begins at random
             device = this_device(processes)
             with stages.timed("load"):
-                model = load_base(config, root, model_type)
+                model = load_base(config, root, model_type, loading_arguments(config))
+                quantised = prepare_quantised(model, config)
             base = model_facts(model, config.model, root)
             stages.tell(base)
+            if quantised:
+                stages.tell(quantised)
             run = _open_run(config, datasets, base, processes)
             before = _measure("base", model, task, stages)
             general_before = _measure("base, in general", model, prepared.general, stages)
@@ -143,6 +148,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             if processes.writes:
                 with stages.timed("save"):
                     save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
+                    if quantised:
+                        say_in_card(model, folder)
         data = tuple(replace(facts, loss=dataset.loss) for facts, dataset in zip(prepared.facts, datasets, strict=True))
         figures = {
             "before": before,
@@ -156,7 +163,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         }
         adapter_bytes = 0
         if processes.writes:
-            write_record(folder, config, {"data": data, "base": base, "adapter": adapter, "memory": memory}, **figures)
+            found = {"data": data, "base": base, "quantised": quantised, "adapter": adapter, "memory": memory}
+            write_record(folder, config, found, **figures)
             adapter_bytes = (folder / ADAPTER_WEIGHTS).stat().st_size
     if run and processes.writes:
         shutil.rmtree(run.folder, ignore_errors=True)

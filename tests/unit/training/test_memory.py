@@ -240,9 +240,10 @@ def test_a_resumed_run_computes_as_it_began(
         raise KeyboardInterrupt
 
     tight(monkeypatch, 1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(run, "save_adapter", stop)
-        train(config)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
     kept = kept_plan(tmp_path / "adapter-checkpoints")
     assert kept is not None
     assert way(kept) == (False, True, 1)
