@@ -222,6 +222,8 @@ def outcome(result: TrainingResult) -> None:
         "saved",
         f"{result.output}/ · {human_bytes(result.adapter_bytes)}, {size:.2g} % of the base · {total:.0f} s in all",
     )
+    if result.logs:
+        show.line("logs", shlex.join(["tensorboard", "--logdir", str(result.logs)]))
 
 
 def _course(losses: Sequence[float]) -> str:

@@ -204,6 +204,9 @@ class TrainingConfig:
     merge: Path | None = None
     """Merge the adapter into its base afterwards, proven, as a plain model in this directory."""
 
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Trackers to send losses and metrics to; TensorBoard's files lie beside the output, in <output>-logs."""
+
     adapter_name: str = "default"
     """Name of the adapter in PEFT, while training."""
 

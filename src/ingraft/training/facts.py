@@ -136,7 +136,7 @@ class Step:
 @dataclass(frozen=True)
 class TrainingResult:
     """A finished run. `before` and `after` are empty when nothing was held out, `general_…` when that was not wanted;
-    `seconds` are by stage."""
+    `logs` is where TensorBoard's files are; `seconds` are by stage."""
 
     output: Path
     data: DataFacts
@@ -151,6 +151,7 @@ class TrainingResult:
     general_before: Mapping[str, float]
     general_after: Mapping[str, float]
     adapter_bytes: int
+    logs: Path | None
     seconds: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:

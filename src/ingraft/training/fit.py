@@ -16,6 +16,7 @@ from ingraft.training.facts import Step
 from ingraft.training.losses import make_loss
 from ingraft.training.prepare import Dataset
 from ingraft.training.processes import Processes, rows_for_each
+from ingraft.training.trackers import PROJECT
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -58,11 +59,13 @@ def fit(
     run: Run | None = None,
     measure: Callable[[], Mapping[str, float]] | None = None,
     processes: Processes | None = None,
+    follow: Callable[[Any], None] | None = None,
 ) -> Fit:
     """Train what is trainable in `model`, in place. `prompts` are by data set and role.
 
     run      where checkpoints go, and the one to go on from
     measure  what `model` is measured with at each checkpoint; in the end it is what it was at the best one
+    follow   is handed the trainer before it begins
     CheckFailed when the training diverges, UnusableInput when it does not fit into memory or on the disk.
     """
     initial = {name: parameter.detach().clone() for name, parameter in _trainable(model).items()}
@@ -70,6 +73,8 @@ def fit(
         folder = run.folder if run else Path(scratch)
         trainer = _trainer(model, datasets, config, prompts, folder, run is not None, measure, processes or Processes())
         trainer.add_callback(report_steps(on_step))
+        if follow:
+            follow(trainer)
         # Theirs know only an adapter called `default`, load the base again, and write a card with rows of the data.
         trainer._save = lambda output_dir=None, state_dict=None: save_checkpoint(model, Path(output_dir or folder))
         trainer._load_from_checkpoint = lambda path, *_: load_checkpoint(model, Path(path), config.adapter_name)
@@ -132,7 +137,8 @@ def _trainer(
         seed=config.seed,
         logging_strategy="steps",
         logging_steps=_logging_steps(step_count(datasets, config), every if checkpoints else None),
-        report_to="none",
+        run_name=config.output.name,
+        project=PROJECT,
         bf16=config.bf16 is True,
         use_cpu=config.bf16 is True and not torch.cuda.is_available(),  # or the library wants a GPU for it
         activation_checkpointing=config.gradient_checkpointing is True,
@@ -141,6 +147,7 @@ def _trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         **when,
     )
+    arguments.report_to = []  # the library adds one by itself where the environment names its server
     trainer = getattr(sentence_transformers, f"{model_type}Trainer")(
         model=model,
         args=arguments,

@@ -61,6 +61,7 @@ from ingraft.training.record import data_hashes, write_record
 from ingraft.training.save import ADAPTER_CONFIG, ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
 from ingraft.training.sources import check_source
 from ingraft.training.tasks import Task
+from ingraft.training.trackers import check_trackers, logs_folder, open_trackers
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,6 +78,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     stages = Stages(observe if observe and processes.writes else _unobserved)
     check_settings(config)
     rows_for_each(config.batch_size, processes)
+    check_trackers(config.report_to)
     for name in (config.data, config.test, *(more.data for more in config.more_data)):
         if name is not None:
             check_source(name)
@@ -96,7 +98,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             import_libraries()
             method = choose_method(config)
             check_quantisation(config, method, root, model_type, processes)
-        with quiet_libraries():
+        named = config.report_to if processes.writes else ()
+        with quiet_libraries(), open_trackers(named, config.output, resume=config.resume) as trackers:
             from transformers import set_seed
 
             set_seed(config.seed)  # a head that the base lacks begins at random
@@ -139,12 +142,15 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                     run=run,
                     measure=partial(evaluate, model, task) if config.checkpoints.best and task else None,
                     processes=processes,
+                    follow=partial(trackers.follow, before=_all(before, general_before)) if trackers else None,
                 )
             if fitted.best:
                 stages.tell(Restored(fitted.best.step, fitted.best.metric, fitted.best.value))
             forget_figures(model)
             after = _measure("adapted", model, task, stages)
             general_after = _measure("adapted, in general", model, prepared.general, stages)
+            if trackers:
+                trackers.send(_all(after, general_after))
             if processes.writes:
                 with stages.timed("save"):
                     save_adapter(model, folder, method, root, initial, trust_remote_code=config.trust_remote_code)
@@ -182,6 +188,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         general_before=general_before,
         general_after=general_after,
         adapter_bytes=adapter_bytes,
+        logs=logs_folder(config.output) if "tensorboard" in config.report_to else None,
         seconds=stages.seconds,
     )
 
@@ -247,6 +254,10 @@ def _measure(which: str, model: SentenceTransformer, task: Task | None, stages: 
         metrics = evaluate(model, task)
     stages.tell(Evaluated(which, metrics, stages.seconds[f"evaluate {which}"]))
     return metrics
+
+
+def _all(on_task: Metrics, in_general: Metrics) -> Metrics:
+    return {**on_task, **{f"general_{name}": value for name, value in in_general.items()}}
 
 
 def _unobserved(event: Event) -> None:
