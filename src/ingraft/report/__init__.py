@@ -1,5 +1,6 @@
-"""The proof as one HTML page that a person can read: the verdict, and all that it rests on."""
+"""Pages that a person can read: the proof of a merge, and a training run, with all that the verdict rests on."""
 
-from ingraft.report.page import check_report, write_report
+from ingraft.report.html import check_report
+from ingraft.report.page import write_report
 
 __all__ = ["check_report", "write_report"]

@@ -1,24 +1,16 @@
-"""One HTML file with everything in it: no script is needed to see it, and nothing is asked from any server."""
+"""The page of a proof: no script is needed to see it."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ingraft.checkpoint import dtype_name
-from ingraft.errors import UnusableInput
-from ingraft.manifest import versions
-from ingraft.report import words
 from ingraft.report.effects import TensorEffect, measured_effects, recorded_effects, with_losses
+from ingraft.report.html import check_report, fill, write_page
 from ingraft.report.parts import parts, read_manifest
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
@@ -26,21 +18,9 @@ from ingraft.verification.report import VerificationReport
 if TYPE_CHECKING:
     from ingraft.report.answers import Comparison
 
-_LIBRARIES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 _MOST_TENSORS = 600  # in the table of them; the JSON has them all
 _WORST_TEXTS = 8
 _MOVED_PAIRS = 8
-
-
-def check_report(path: Path) -> None:
-    """Raise UnusableInput when a report could not be written to `path`: to be asked before the long work, not after."""
-    missing = [name for module, name in _LIBRARIES.items() if find_spec(module) is None]
-    if missing:
-        raise UnusableInput(
-            f"A report needs {', '.join(missing)}.", hint="Install it with: pip install 'ingraft[report]'"
-        )
-    if path.is_dir():
-        raise UnusableInput(f"{path} is a directory.", hint="Name a file for the report, such as report.html.")
 
 
 def write_report(path: Path, report: VerificationReport, plan: MergePlan, *, merged: Path) -> None:
@@ -49,19 +29,11 @@ def write_report(path: Path, report: VerificationReport, plan: MergePlan, *, mer
     Raises UnusableInput when `path` cannot be written, or the libraries of `ingraft[report]` are not installed.
     """
     check_report(path)
-    page = render(report, plan, merged=merged)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    except OSError as error:
-        raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
+    write_page(path, render(report, plan, merged=merged))
 
 
 def render(report: VerificationReport, plan: MergePlan, *, merged: Path) -> str:
     """The page as text; without `report.answers` it says how to get them."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from ingraft.report import plots
@@ -71,11 +43,8 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path) -> str:
     effects, recorded = _effects(report, plan, merged, manifest)
     found = compare_answers(report.answers) if report.answers is not None else None
     stored = dtype_name(next((step.dtype for step in plan.steps() if step.action == "edit"), ""))
-    script = _resource("page.js")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": words.number, "percent": words.percent, "shortened": words.shortened}
-    environment.filters |= {"fixed": words.fixed, "limit": words.limit}
-    return environment.from_string(_resource("page.html")).render(
+    return fill(
+        "proof.html",
         report=report,
         plan=plan,
         merged=merged,
@@ -92,19 +61,7 @@ def render(report: VerificationReport, plan: MergePlan, *, merged: Path) -> str:
         distances=Markup(plots.distances(found)) if found else "",
         parity=report.figures.get("embeddings"),
         task=report.figures.get("task"),
-        versions=versions(),
-        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(_resource("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        times=words.times,
-        against=words.against,
-        dtype=dtype_name,
     )
-
-
-def _resource(name: str) -> str:
-    return files("ingraft.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _effects(

@@ -1,30 +1,21 @@
-"""The plots of a page: Vega-Lite charts, drawn here and now as SVG that needs no script.
-
-Colours are the page's own variables, so that a plot follows it into dark mode and onto paper.
-"""
+"""The plots of a proof: what changed in the weights, and how near the models' answers are."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair
 
 from ingraft.report.answers import Comparison, Pair
+from ingraft.report.drawing import ACCENT, INK, MUTED, PAPER, WIDE, chart, svg
 from ingraft.report.effects import TensorEffect, cells, places
 from ingraft.report.words import number, percent, raised, shortened
 
-_INK, _MUTED, _LINE, _ACCENT, _PAPER = (f"var(--{name})" for name in ("ink", "muted", "line", "accent", "paper"))
-_FONT = "system-ui, sans-serif"
-_WIDE = 760  # of the widest plot; the page shrinks what is wider
 _BINS_PER_DECADE = 4
 _MERGED, _BASE = "merged", "base"
-_count = itertools.count()
 
 
 def heat_map(effects: Sequence[TensorEffect]) -> str:
@@ -45,19 +36,19 @@ def heat_map(effects: Sequence[TensorEffect]) -> str:
     layers = sorted({cell.place.layer for cell in found if cell.place.layer is not None})
     columns = (["–"] if any(cell.place.layer is None for cell in found) else []) + [str(layer) for layer in layers]
     modules = list(dict.fromkeys(cell.place.module for cell in found))
-    width = max(20, min(44, _WIDE // max(len(columns), 1)))
-    base = _chart(rows).encode(
+    width = max(20, min(44, WIDE // max(len(columns), 1)))
+    base = chart(rows).encode(
         x=altair.X("layer:O", sort=columns, title="layer", axis=altair.Axis(labelAngle=0, domain=False, ticks=False)),
         y=altair.Y("module:N", sort=modules, title=None, axis=altair.Axis(domain=False, ticks=False, labelLimit=320)),
         description="label:N",
     )
-    squares = base.mark_rect(fill=_ACCENT, stroke=_PAPER, strokeWidth=1).encode(
+    squares = base.mark_rect(fill=ACCENT, stroke=PAPER, strokeWidth=1).encode(
         fillOpacity=altair.FillOpacity("share:Q", scale=altair.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     )
     words = base.mark_text(fontSize=11 if width > 30 else 8, aria=False).encode(
-        text="text:N", color=altair.condition("datum.share > 0.72", altair.value(_PAPER), altair.value(_INK))
+        text="text:N", color=altair.condition("datum.share > 0.72", altair.value(PAPER), altair.value(INK))
     )
-    return _svg((squares + words).properties(width=width * len(columns), height=24 * len(modules)), names=modules)
+    return svg((squares + words).properties(width=width * len(columns), height=24 * len(modules)), names=modules)
 
 
 def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
@@ -75,13 +66,13 @@ def rounding(effects: Sequence[TensorEffect], stored: str) -> str:
     modules = list(dict.fromkeys(spot.module for spot in spots.values()))
     kinds = [kind for kind in (here, wide) if any(row["kind"] == kind for row in rows)]
     legend = altair.Legend(title=None, orient="top", columnPadding=30) if len(kinds) > 1 else None
-    dots = _chart(rows).mark_point(size=36, strokeWidth=1.5, opacity=0.8)
-    return _svg(
+    dots = chart(rows).mark_point(size=36, strokeWidth=1.5, opacity=0.8)
+    return svg(
         dots.encode(
             x=altair.X("lost:Q", scale=altair.Scale(type="log"), title="share of ‖ΔW‖ lost in rounding", axis=_powers(
                 [row["lost"] for row in rows])),
             y=altair.Y("module:N", sort=modules, title=None, axis=altair.Axis(labelLimit=320, grid=True)),
-            color=altair.Color("kind:N", scale=altair.Scale(domain=kinds, range=[_ACCENT, _MUTED]), legend=legend),
+            color=altair.Color("kind:N", scale=altair.Scale(domain=kinds, range=[ACCENT, MUTED]), legend=legend),
             shape=altair.Shape("kind:N", scale=altair.Scale(domain=kinds, range=["circle", "diamond"]), legend=legend),
             description="label:N",
         ).properties(width=300, height=24 * len(modules)),
@@ -97,7 +88,7 @@ def scatter(found: Comparison) -> str:
     low, high = min(values, default=0.0), max(values, default=1.0)
     domain = [low - 0.03 * (high - low or 1), high + 0.03 * (high - low or 1)]
     panels = [_panel(found, which, domain) for which in (_MERGED, _BASE)]
-    return _svg(altair.hconcat(*panels, spacing=36))
+    return svg(altair.hconcat(*panels, spacing=36))
 
 
 def _panel(found: Comparison, which: str, domain: list[float]) -> Any:
@@ -106,11 +97,11 @@ def _panel(found: Comparison, which: str, domain: list[float]) -> Any:
         for pair in found.pairs
     ]
     scale = altair.Scale(domain=domain, nice=False, zero=False)
-    line = _chart([{"x": value, "y": value} for value in domain])
-    dots = _chart(rows, title=f"{which} against base + adapter")
-    color = _ACCENT if which == _MERGED else _MUTED
+    line = chart([{"x": value, "y": value} for value in domain])
+    dots = chart(rows, title=f"{which} against base + adapter")
+    color = ACCENT if which == _MERGED else MUTED
     return (
-        line.mark_line(stroke=_MUTED, strokeDash=[3, 3], strokeWidth=1, aria=False).encode(x="x:Q", y="y:Q")
+        line.mark_line(stroke=MUTED, strokeDash=[3, 3], strokeWidth=1, aria=False).encode(x="x:Q", y="y:Q")
         + dots.mark_circle(size=16, opacity=0.55, color=color).encode(
             x=altair.X("x:Q", scale=scale, title=f"{found.quantity}, base + adapter"),
             y=altair.Y("y:Q", scale=scale, title=f"{found.quantity}, {which}"),
@@ -145,8 +136,8 @@ def distances(found: Comparison) -> str:
             low, high = (10 ** (floor + edge / _BINS_PER_DECADE) for edge in (place, place + 1))
             label = f"{kind}: {count} texts between {number(low)} and {number(high)}"
             rows.append({"kind": kind, "low": low, "high": high, "count": count, "zero": 0, "label": label})
-    bars = _chart(rows).mark_rect(stroke=_PAPER, strokeWidth=1)
-    return _svg(
+    bars = chart(rows).mark_rect(stroke=PAPER, strokeWidth=1)
+    return svg(
         bars.encode(
             x=altair.X("low:Q", scale=altair.Scale(type="log"), axis=_powers([*positive, 1.0]),
                        title="‖x − adapted‖ / ‖adapted‖ of a text, x the model’s outputs"),
@@ -156,17 +147,10 @@ def distances(found: Comparison) -> str:
             row=altair.Row("kind:N", sort=[_MERGED, _BASE], title=None, spacing=12,
                            header=altair.Header(labelOrient="top", labelAnchor="start", labelPadding=2)),
             color=altair.Color("kind:N", legend=None,
-                               scale=altair.Scale(domain=[_MERGED, _BASE], range=[_ACCENT, _MUTED])),
+                               scale=altair.Scale(domain=[_MERGED, _BASE], range=[ACCENT, MUTED])),
             description="label:N",
-        ).properties(width=_WIDE - 60, height=90)
+        ).properties(width=WIDE - 60, height=90)
     )  # fmt: skip
-
-
-def _chart(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
-    """A chart of `rows`, whose columns' types the encodings name."""
-    return altair.Chart.from_dict(
-        {"data": {"values": list(rows)}, "mark": "point", **({"title": title} if title else {})}
-    )
 
 
 def _powers(values: Sequence[float]) -> Any:
@@ -179,25 +163,3 @@ def _powers(values: Sequence[float]) -> Any:
         labelExpr=f"{json.dumps(labels, ensure_ascii=False)}[round(log(datum.value) / LN10) - ({low})]",
         grid=True,
     )
-
-
-def _svg(chart: Any, *, names: Sequence[str] = ()) -> str:
-    """The chart as SVG, with ids that are its own in the page.
-
-    names  labels at its left: a reader's font may be a fifth wider than the one that they were measured in
-    """
-    padding = {"left": 2 + 1.5 * max(map(len, names), default=0), "top": 2, "right": 4, "bottom": 2}
-    drawn = chart.configure(background="transparent", font=_FONT, padding=padding)
-    drawn = drawn.configure_view(stroke=None)
-    drawn = drawn.configure_axis(
-        labelColor=_INK, titleColor=_MUTED, gridColor=_LINE, domainColor=_LINE, tickColor=_LINE,
-        labelFontSize=11, titleFontSize=11, labelFont=_FONT, titleFont=_FONT, titleFontWeight="normal", titlePadding=8,
-    )  # fmt: skip
-    drawn = drawn.configure_legend(labelColor=_INK, labelFontSize=11, symbolOpacity=1)
-    drawn = drawn.configure_header(labelColor=_INK, labelFontSize=12, labelFontWeight="bold", labelFont=_FONT)
-    drawn = drawn.configure_title(color=_INK, fontSize=12, fontWeight="bold", anchor="start")
-    buffer = io.StringIO()
-    drawn.save(buffer, format="svg")
-    svg = buffer.getvalue()
-    own = f"p{next(_count)}-"
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}", svg)
