@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.errors import CheckFailed, IngraftError, UnusableInput
 from ingraft.pipeline import MergeResult, Progress, merge
 from ingraft.plan import DType, FileLayout
 from ingraft.publish import check_output, published
@@ -80,24 +80,54 @@ def train_and_merge(
 ) -> tuple[TrainingResult, MergeResult | None]:
     """Train an adapter, and merge it where `config.merge` names an output; the merged model is proven or not there.
 
-    An output that is in use is refused before the training, not after it. Raises UnusableInput or CheckFailed; the
-    adapter then stays.
+    `config.report` names a page on it. An output that is in use is refused before the training, not after it. Raises
+    UnusableInput or CheckFailed; the adapter then stays.
     """
     from ingraft.training.processes import these_processes
     from ingraft.training.run import train
 
     if config.merge is not None:
         check_output(config.merge, overwrite=config.overwrite, inputs=(config.output,))
+    if config.report is not None:
+        from ingraft.report import check_report
+
+        check_report(config.report)
     trained = train(config, observe=observe)
-    if config.merge is None or not these_processes().writes:
+    if not these_processes().writes:
         return trained, None
-    merged = merge(
-        trained.output,
-        config.merge,
-        # (The original weights are what a merge takes by itself; it then says so.)
-        base_precision="dequantized" if config.base_precision == "dequantized" else None,
-        overwrite=config.overwrite,
-        trust_remote_code=config.trust_remote_code,
-        progress=progress,
-    )
+    if config.merge is None:
+        _report(config)
+        return trained, None
+    try:
+        merged = merge(
+            trained.output,
+            config.merge,
+            # (The original weights are what a merge takes by itself; it then says so.)
+            base_precision="dequantized" if config.base_precision == "dequantized" else None,
+            overwrite=config.overwrite,
+            trust_remote_code=config.trust_remote_code,
+            progress=progress,
+        )
+    except IngraftError as error:
+        _report(config, reason=error.message)
+        raise
+    _report(config, merged)
     return trained, merged
+
+
+def _report(config: TrainingConfig, merged: MergeResult | None = None, *, reason: str = "") -> None:
+    """Write the page of the run where one is wanted; a merge that failed for `reason` does not keep it from being."""
+    if config.report is None:
+        return
+    from ingraft.report import MergeVerdict, write_training_report
+    from ingraft.training.config import command_line
+    from ingraft.training.config_file import to_yaml
+
+    proof = merged.report if merged else None
+    write_training_report(
+        config.report,
+        config.output,
+        merge=MergeVerdict(config.merge, proof, reason) if config.merge is not None else None,
+        settings=to_yaml(config),
+        command=command_line(config),
+    )

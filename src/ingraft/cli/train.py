@@ -39,5 +39,7 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
         trained, merged = train_and_merge(settings, observe=observe)
     if human:
         show_training.result(trained, merged)
+        if settings.report is not None:
+            show.line("report", str(settings.report))
     else:
         show.json(trained.to_dict() | {"merge": show_merge.facts(merged) if merged else None})

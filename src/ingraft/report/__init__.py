@@ -2,5 +2,6 @@
 
 from ingraft.report.html import check_report
 from ingraft.report.page import write_report
+from ingraft.report.training_page import MergeVerdict, write_training_report
 
-__all__ = ["check_report", "write_report"]
+__all__ = ["MergeVerdict", "check_report", "write_report", "write_training_report"]

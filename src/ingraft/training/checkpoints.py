@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 # Settings in which a resumed run may differ from the one that was stopped.
-_FREE = {"resume", "overwrite", "checkpoints", "merge", "report_to"}
+_FREE = {"resume", "overwrite", "checkpoints", "merge", "report", "report_to"}
 # What a checkpoint holds besides numbers: tokenizer, configs, the trainer's state.
 _SMALL_FILES = 32_000_000
 

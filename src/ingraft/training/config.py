@@ -204,6 +204,9 @@ class TrainingConfig:
     merge: Path | None = None
     """Merge the adapter into its base afterwards, proven, as a plain model in this directory."""
 
+    report: Path | None = None
+    """Write what was trained, the learning curve and the figures before and after to this file, as an HTML page."""
+
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Trackers to send losses and metrics to; TensorBoard's files lie beside the output, in <output>-logs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -134,6 +134,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Course:
+    """What was logged on the way, at `steps`: the mean loss since the last of them, and the learning rate there.
+
+    measured  step of a checkpoint → what was measured there, for `checkpoints.best`
+    """
+
+    steps: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """A finished run. `before` and `after` are empty when nothing was held out, `general_…` when that was not wanted;
     `logs` is where TensorBoard's files are; `seconds` are by stage."""
@@ -145,7 +158,7 @@ class TrainingResult:
     adapter: AdapterFacts
     memory: MemoryPlan
     steps: int
-    losses: tuple[float, ...]
+    course: Course
     before: Mapping[str, float]
     after: Mapping[str, float]
     general_before: Mapping[str, float]
@@ -153,6 +166,10 @@ class TrainingResult:
     adapter_bytes: int
     logs: Path | None
     seconds: Mapping[str, float]
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        return self.course.losses
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

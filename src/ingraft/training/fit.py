@@ -12,7 +12,7 @@ from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.training.callbacks import before_saving, evaluator, report_steps
 from ingraft.training.checkpoints import Run, check_room, load_checkpoint, save_checkpoint
 from ingraft.training.config import TrainingConfig
-from ingraft.training.facts import Step
+from ingraft.training.facts import Course, Step
 from ingraft.training.losses import make_loss
 from ingraft.training.prepare import Dataset
 from ingraft.training.processes import Processes, rows_for_each
@@ -21,9 +21,11 @@ from ingraft.training.trackers import PROJECT
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_LOGGED_STEPS = 20
+_LOGGED_STEPS = 100
 # The same weights on the same machine: a rank may change where two similarities are equal but for rounding.
 _REPEATED = 1e-4
+# What the trainer says of an evaluation besides its metrics.
+_TIMES = ("runtime", "samples_per_second", "steps_per_second", "loss")
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Fit:
-    """Steps that were taken, and the mean losses of up to twenty stretches of them."""
+    """Steps that were taken, and what was logged on the way: a hundred times, or after each of fewer steps."""
 
     steps: int
-    losses: tuple[float, ...]
+    course: Course
     best: Best | None = None
 
 
@@ -93,8 +95,26 @@ def fit(
             ) from None
         _check_trained(model, initial, config)
         best = _restore_best(model, trainer, config, measure) if measure else None
-    course = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return Fit(trainer.state.global_step, course, best)
+    return Fit(trainer.state.global_step, _course(trainer.state.log_history), best)
+
+
+def _course(history: Sequence[Mapping[str, float]]) -> Course:
+    logged = [entry for entry in history if "loss" in entry]
+    measured = {
+        int(entry["step"]): {
+            name.removeprefix("eval_"): float(value)
+            for name, value in entry.items()
+            if name.startswith("eval_") and not name.endswith(_TIMES)
+        }
+        for entry in history
+        if any(name.startswith("eval_") for name in entry)
+    }
+    return Course(
+        steps=tuple(int(entry["step"]) for entry in logged),
+        losses=tuple(float(entry["loss"]) for entry in logged),
+        learning_rates=tuple(float(entry["learning_rate"]) for entry in logged),
+        measured=measured,
+    )
 
 
 def _trainer(

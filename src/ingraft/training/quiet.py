@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 from ingraft.errors import UnusableInput
 
@@ -32,10 +33,11 @@ def import_libraries() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.disable(logging.ERROR)
-            import accelerate  # noqa: F401
-            import datasets  # noqa: F401
-            import peft  # noqa: F401
-            import sentence_transformers  # noqa: F401
+            with redirect_stdout(sys.stderr):  # transformers prints where WANDB_MODE is offline
+                import accelerate  # noqa: F401
+                import datasets  # noqa: F401
+                import peft  # noqa: F401
+                import sentence_transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise UnusableInput(
             f"Training needs the package {error.name}, which is not installed.",

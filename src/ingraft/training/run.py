@@ -163,7 +163,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             "general_before": general_before,
             "general_after": general_after,
             "steps": fitted.steps,
-            "losses": fitted.losses,
+            "course": fitted.course,
             "best": fitted.best,
             "seconds": stages.seconds,
         }
@@ -182,7 +182,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         adapter=adapter,
         memory=memory,
         steps=fitted.steps,
-        losses=fitted.losses,
+        course=fitted.course,
         before=before,
         after=after,
         general_before=general_before,

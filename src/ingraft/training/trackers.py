@@ -52,8 +52,9 @@ class Trackers:
 
         self._by_name: dict[str, Any] = {}
         kinds = get_reporting_integration_callbacks(list(names))  # type: ignore[no-untyped-call,unused-ignore]
-        for name, kind in zip(names, kinds, strict=True):
-            self._by_name[name] = kind()
+        with _words_to_stderr():
+            for name, kind in zip(names, kinds, strict=True):
+                self._by_name[name] = kind()
         if _LOCAL in self._by_name:
             self._by_name[_LOCAL].logging_dir = str(folder)
         self._place: tuple[Any, ...] = ()

@@ -58,7 +58,7 @@ def test_two_processes_train_together_and_one_writes(tiny_model: Path, pairs_fil
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = json.loads(run([*launcher, "-m", "ingraft", "train", *flags], environment))  # one has spoken
     assert result["steps"] == 14  # of 32 rows each, as with one process: 224 rows, twice
-    assert result["losses"][-1] < result["losses"][0]
+    assert result["course"]["losses"][-1] < result["course"]["losses"][0]
     assert result["after"]["nDCG@10"] > result["before"]["nDCG@10"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     adapted = SentenceTransformer(str(output), device="cpu").encode(["left1 left2"])

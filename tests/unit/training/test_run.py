@@ -87,7 +87,7 @@ def test_the_directory_is_complete_and_private(config: TrainingConfig) -> None:
     assert record["files"] == {config.data: hashlib.sha256(Path(config.data).read_bytes()).hexdigest()}
     assert record["versions"]["peft"] == version("peft")
     assert record["seed"] == 0
-    assert record["losses"] == list(result.losses)
+    assert record["course"]["losses"] == list(result.losses)
     assert record["after"] == result.after
 
     card = (config.output / "README.md").read_text()
