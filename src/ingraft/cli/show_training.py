@@ -140,6 +140,7 @@ def _data(data: DataFacts) -> None:
     as_read = ", ".join(name if name == role else f"{name} → {role}" for name, role in data.roles.items())
     held = f", {data.held_out_rows:,} held out" if data.held_out_rows else ""
     held = f", measured on {data.measured_on}" if data.measured_on else held
+    held = f", {data.validation_rows:,} to choose by{held}" if data.validation_rows else held
     show.line("data", f"{data.path.name} · {data.training_rows:,} {data.kind} to train on{held} · {as_read}")
     if data.by_position:
         names = ", ".join(map(repr, data.by_position))

@@ -74,7 +74,8 @@ def clear_run(config: TrainingConfig) -> None:
 
 
 def _compared(config: TrainingConfig) -> dict[str, Any]:
-    return {name: value for name, value in plain(config).items() if name not in _FREE}
+    settings = {name: value for name, value in plain(config).items() if name not in _FREE}
+    return settings | {"checkpoints.best": config.checkpoints.best}  # which sets rows aside
 
 
 def _resumed(folder: Path, identity: Mapping[str, Any]) -> Run:

@@ -69,7 +69,7 @@ class CheckpointSettings:
     """Checkpoints to keep; the best one is never among those that go."""
 
     best: bool = False
-    """Measure at each checkpoint, and take the best one in place of the last."""
+    """Measure at each checkpoint, on rows set aside for that, and take the best one in place of the last."""
 
 
 @dataclass(frozen=True)

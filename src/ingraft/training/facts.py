@@ -16,6 +16,7 @@ class DataFacts:
     """A data set: what its columns are taken as, and how many rows are trained on and held out.
 
     measured_on      where the rows to measure on are from, when none are held out
+    validation_rows  rows that the best checkpoint is chosen by, and nothing else
     apart            no text of a held-out row occurs in a training row
     near_duplicates  rows to measure on that resemble rows to train on, in words
     """
@@ -33,6 +34,7 @@ class DataFacts:
     matryoshka: tuple[int, ...]
     near_duplicates: tuple[str, ...]
     notes: tuple[str, ...]
+    validation_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from ingraft.training.near_duplicates import near_duplicates
 from ingraft.training.split import Split, split
 from ingraft.training.tasks import Task, held_out_task, task_of_beir
 
+# The share of the training rows to choose checkpoints by, where none says how many are held out.
+_SET_ASIDE = 0.1
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -34,10 +37,11 @@ class Dataset:
 @dataclass(frozen=True)
 class Prepared:
     """The data sets of a run, the first of them measured on `task`; facts in the same order. `general` is what the
-    model should not forget."""
+    model should not forget, `choice` what the best checkpoint is chosen by: neither trained on nor reported."""
 
     datasets: tuple[Dataset, ...]
     task: Task | None
+    choice: Task | None
     general: Task | None
     facts: tuple[DataFacts, ...]
 
@@ -50,13 +54,18 @@ def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str
     check_loss_rows(loss, data.columns)
     check_minable(data, config.mining)
     parts, rows, found, measured_on = _apart(config, data)
-    facts = _facts(data, parts, loss, config, measured_on, _near(rows, found))
+    rows, choice, to_choose_by = _set_aside(config, rows)
+    near = _near(rows, found)
+    facts = replace(
+        _facts(data, parts, loss, config, measured_on, near), training_rows=len(rows), validation_rows=to_choose_by
+    )
     main = Dataset("data", rows, loss, config.loss_arguments)
     numbered = enumerate(config.more_data, start=2)
     further = [_further(config, settings, number, model_type) for number, settings in numbered]
     return Prepared(
         datasets=(main, *(dataset for dataset, _ in further)),
         task=task or _task(config, data, parts, found),
+        choice=choice,
         general=_general(config, model_type),
         facts=(facts, *(more for _, more in further)),
     )
@@ -106,6 +115,24 @@ def _apart(config: TrainingConfig, data: TrainingData) -> tuple[Split, TrainingD
     if test.kind != data.kind:
         raise UnusableInput(f"{config.test} holds {test.kind}, {config.data} holds {data.kind}; expected the same.")
     return Split(tuple(range(len(data))), ()), data, test, f"{len(test):,} rows of {test.path.name}"
+
+
+def _set_aside(config: TrainingConfig, rows: TrainingData) -> tuple[TrainingData, Task | None, int]:
+    """Rows to train on without those that the best checkpoint is chosen by, and the latter as a task and their number.
+
+    A figure that checkpoints were chosen by looks too good: the rows that are reported must be others.
+    """
+    if not config.checkpoints.best:
+        return rows, None, 0
+    parts = split(rows, share=config.holdout or _SET_ASIDE, seed=config.seed + 1)
+    # Among the texts of these rows alone: no held-out one has a part in the choice.
+    choice = held_out_task(rows, parts.held_out, seed=config.seed)
+    if choice is None:
+        raise UnusableInput(
+            f"--checkpoints.best needs rows to choose by, and {len(rows):,} rows to train on are too few for that.",
+            hint="Leave it out, or name more data.",
+        )
+    return rows.take(parts.train), choice, len(parts.held_out)
 
 
 def _measured_split(config: TrainingConfig) -> str | None:

@@ -89,8 +89,6 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     for facts in prepared.facts:
         stages.tell(facts)
     datasets, task = prepared.datasets, prepared.task
-    if config.checkpoints.best and task is None:
-        raise UnusableInput("--checkpoints.best needs rows to measure on.", hint="Raise --holdout, or name --test.")
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
     with processes.output(config.output, overwrite=config.overwrite) as folder:
@@ -140,7 +138,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                     prompts,
                     stages.tell,
                     run=run,
-                    measure=partial(evaluate, model, task) if config.checkpoints.best and task else None,
+                    measure=partial(evaluate, model, prepared.choice) if prepared.choice else None,
                     processes=processes,
                     follow=partial(trackers.follow, before=_all(before, general_before)) if trackers else None,
                 )

@@ -109,7 +109,7 @@ def test_the_best_checkpoint_is_taken_and_measured_again(
     [restored] = [event for event in events if isinstance(event, Restored)]
     assert (restored.step, restored.metric) == (2, "nDCG@10")
     assert result.steps > 2
-    assert result.after["nDCG@10"] == restored.value < 0
+    assert result.after["nDCG@10"] == restored.value < 0  # (a figure of the weights, on whatever rows)
     record = json.loads((config.output / "ingraft_training.json").read_text())
     assert record["best"] == {"step": 2, "metric": "nDCG@10", "value": restored.value}
 
@@ -125,9 +125,70 @@ def test_a_checkpoint_that_measures_differently_is_not_published(
     assert not config.output.exists()
 
 
-def test_the_best_needs_something_to_measure(config: TrainingConfig) -> None:
-    with pytest.raises(UnusableInput, match=r"--checkpoints.best needs rows to measure on"):
-        train(dataclasses.replace(config, checkpoints=CheckpointSettings(best=True)))
+def test_the_best_needs_something_to_choose_by(config: TrainingConfig) -> None:
+    with pytest.raises(UnusableInput, match=r"--checkpoints.best needs rows to choose by, and 2 rows to train on"):
+        train(dataclasses.replace(config, max_pairs=2, checkpoints=CheckpointSettings(best=True)))
+
+
+def texts_of(task: Any) -> set[str]:
+    return {*task.queries.values(), *(task.corpus[name] for found in task.relevant.values() for name in found)}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_best_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, grouped: bool
+) -> None:
+    """And what is reported comes from the held-out ones."""
+    config = dataclasses.replace(
+        config, holdout=0.2, checkpoints=CheckpointSettings(every=2, best=True), general="none", epochs=1
+    )
+    group_of: dict[str, int] = {}
+    if grouped:
+        rows = [json.loads(line) for line in Path(config.data).read_text().splitlines()]
+        path = tmp_path / "grouped.jsonl"
+        path.write_text("\n".join(json.dumps(row | {"group": f"g{n // 5}"}) for n, row in enumerate(rows)))
+        config = dataclasses.replace(config, data=str(path))
+        group_of = {row["query"]: n // 5 for n, row in enumerate(rows)}
+    prepared = run.prepare(config)
+    rows_trained = prepared.datasets[0].rows
+    trained = {*rows_trained.columns["anchor"], *rows_trained.columns["positive"]}
+    chosen_by, reported = texts_of(prepared.choice), texts_of(prepared.task)
+    assert trained
+    assert chosen_by
+    assert reported
+    assert not trained & chosen_by
+    assert not trained & reported
+    assert not chosen_by & reported
+    assert not reported & set(prepared.choice.corpus.values())  # not even as a wrong answer
+    parts = [{group_of[text] for text in part if text in group_of} for part in (trained, chosen_by, reported)]
+    assert all(not one & other for n, one in enumerate(parts) for other in parts[n + 1 :])
+    facts = prepared.facts[0]
+    assert facts.training_rows == len(rows_trained)
+    assert facts.training_rows + facts.validation_rows + facts.held_out_rows == 192
+    assert facts.validation_rows == pytest.approx(0.2 * (192 - facts.held_out_rows), abs=4)
+
+    # Each figure says what it was measured on.
+    measured_on: list[set[str]] = []
+    real = run.evaluate
+
+    def spy(model: Any, task: Any) -> dict[str, float]:
+        measured_on.append(texts_of(task))
+        return dict(real(model, task)) | {"queries": float(len(task.queries))}
+
+    monkeypatch.setattr(run, "evaluate", spy)
+    result = train(config)
+    assert measured_on[0] == measured_on[-1] == reported
+    assert all(texts == chosen_by for texts in measured_on[1:-1])
+    assert len(measured_on) > 4
+    assert result.after["queries"] == len(prepared.task.queries) == facts.held_out_rows
+    assert {metrics["queries"] for metrics in result.course.measured.values()} == {float(len(prepared.choice.queries))}
+
+
+def test_rows_are_set_aside_without_any_held_out(config: TrainingConfig) -> None:
+    prepared = run.prepare(dataclasses.replace(config, holdout=0, checkpoints=CheckpointSettings(best=True)))
+    assert prepared.task is None
+    assert prepared.facts[0].validation_rows == 19
+    assert run.prepare(dataclasses.replace(config, holdout=0)).facts[0].validation_rows == 0
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +230,8 @@ def test_another_run_is_not_resumed(config: TrainingConfig, tmp_path: Path) -> N
     with pytest.raises(UnusableInput, match="holds no run to resume"):
         train(dataclasses.replace(config, resume=True))
     stopped(config, 3)
+    with pytest.raises(UnusableInput, match=r"another state of the setting checkpoints.best: False then, True now"):
+        train(dataclasses.replace(config, resume=True, checkpoints=CheckpointSettings(every=2, best=True)))
     with pytest.raises(UnusableInput, match=r"another state of the setting learning_rate: 0.01 then, 0.02 now"):
         train(dataclasses.replace(config, resume=True, learning_rate=0.02))
     rows = (tmp_path / "rows.jsonl").read_text().replace("left1", "left2")
