@@ -19,6 +19,7 @@ from ingraft.hub import expanded
 from ingraft.naming.numbers import layer_span
 from ingraft.training.facts import (
     AdapterFacts,
+    Chosen,
     DataFacts,
     Evaluated,
     Evaluating,
@@ -113,6 +114,8 @@ def fact(event: Any) -> None:
                 f"{_short(event.name)} · {event.architecture} · {show.count(event.parameters)} parameters · "
                 f"{event.dtype} · {human_bytes(event.nbytes)}",
             )
+        case Chosen():
+            show.line("", f"chosen: {' · '.join(event.words)}", style="dim")
         case Mined():
             show.line("mined", f"{event.note} · {event.rows:,} rows · {event.seconds:.1f} s")
         case AdapterFacts():

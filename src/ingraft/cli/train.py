@@ -26,7 +26,9 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
 
     settings = resolve(config, flags)
     if print_config:
-        typer.echo(to_yaml(settings), nl=False)
+        from ingraft.training.run import settled
+
+        typer.echo(to_yaml(settled(settings)), nl=False)
         return
     from ingraft.trained import train_and_merge
     from ingraft.training.processes import these_processes

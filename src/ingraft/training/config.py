@@ -17,11 +17,11 @@ from ingraft.training.keys import plain
 class LoraSettings:
     """The matrices of LoRA and of the methods that start from it."""
 
-    r: int = 8
-    """Rank r of the LoRA matrices."""
+    r: int | Literal["auto"] = "auto"
+    """Rank r of the LoRA matrices; auto chooses by the number of rows."""
 
-    alpha: int = 32
-    """LoRA scaling: the delta is multiplied with alpha / r."""
+    alpha: int | Literal["auto"] = "auto"
+    """LoRA scaling: the delta is multiplied with alpha / r; auto is 4 r."""
 
     dropout: float = 0.1
     """Dropout in front of the LoRA matrices, while training."""
@@ -150,8 +150,9 @@ class TrainingConfig:
     epochs: float = 1.0
     """Passes over the training rows."""
 
-    learning_rate: float = 1e-3
-    """Highest learning rate; it rises over the first tenth of the steps and then falls to zero."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Highest learning rate; it rises over the first tenth of the steps and then falls to zero. auto chooses by the
+    size of the base."""
 
     batch_size: int = 64
     """Rows per step, of all processes together. For pairs, the others of a batch are the wrong answers: larger is
@@ -234,10 +235,11 @@ def command_line(config: TrainingConfig) -> str:
 def check_settings(config: TrainingConfig) -> None:
     """UnusableInput naming the first setting that is out of range."""
     _require(config.epochs > 0, "epochs", config.epochs, "more than 0")
-    _require(0 < config.learning_rate < 1, "learning-rate", config.learning_rate, "between 0 and 1")
+    rate = config.learning_rate
+    _require(rate == "auto" or 0 < rate < 1, "learning-rate", rate, "between 0 and 1, or auto")
     _require(config.batch_size >= 2, "batch-size", config.batch_size, "2 or more, because rows are compared")
-    _require(config.lora.r >= 1, "lora.r", config.lora.r, "1 or more")
-    _require(config.lora.alpha >= 1, "lora.alpha", config.lora.alpha, "1 or more")
+    for name, value in (("lora.r", config.lora.r), ("lora.alpha", config.lora.alpha)):
+        _require(value == "auto" or value >= 1, name, value, "1 or more, or auto")
     _require(0 <= config.lora.dropout < 1, "lora.dropout", config.lora.dropout, "from 0 to below 1")
     _require(config.max_pairs is None or config.max_pairs >= 2, "max-pairs", config.max_pairs, "2 or more")
     _require(

@@ -75,6 +75,13 @@ class Quantised:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What was taken for settings that were left to choose, and why, in words."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AdapterFacts:
     """The adapter and the layers it sits in; `trainable` of `parameters` are trained, other modules' among them.
 
@@ -178,7 +185,7 @@ class TrainingResult:
 
 
 Event: TypeAlias = (
-    DataFacts | Mining | Mined | ModelFacts | AdapterFacts | MemoryPlan | Evaluating | Evaluated | Resumed | Restored
-    | Quantised | Step
+    DataFacts | Mining | Mined | ModelFacts | Chosen | AdapterFacts | MemoryPlan | Evaluating | Evaluated | Resumed
+    | Restored | Quantised | Step
 )  # fmt: skip
 Observer: TypeAlias = Callable[[Event], None]

@@ -157,7 +157,7 @@ def _longest(model: Any, texts: Sequence[str], prompt: str) -> int:
     return min(most, max((len(ids) for ids in tokenizer(longest)["input_ids"]), default=1))
 
 
-def settled(config: TrainingConfig, plan: MemoryPlan) -> TrainingConfig:
+def planned(config: TrainingConfig, plan: MemoryPlan) -> TrainingConfig:
     """`config` with what was chosen in place of `auto`."""
     return replace(
         config,

@@ -65,10 +65,14 @@ class TrainedMethod:
         return _built(self.peft_type, arguments)
 
 
+def plain_name(method: str) -> str:
+    return method.strip().lower().replace("-", "").replace("_", "")
+
+
 def choose_method(config: TrainingConfig) -> TrainedMethod:
     """The method that `config` names. UnusableInput for one that is not known, cannot be trained or cannot be merged,
     and for arguments that it does not have. Imports peft."""
-    name = config.method.strip().lower().replace("-", "").replace("_", "")
+    name = plain_name(config.method)
     if name in PRESETS:
         return _lora(config, name)
     peft_type = _peft_types().get(name)
@@ -106,14 +110,17 @@ def _lora(config: TrainingConfig, preset: str) -> TrainedMethod:
             raise UnusableInput(f"--arguments names {argument}, which is --{ours[argument]}.")
         if argument in fixed:
             raise UnusableInput(f"--arguments names {argument}, which --method {preset} sets.")
-    arguments = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, **fixed, **config.arguments}
+    r, alpha = lora.r, lora.alpha
+    assert r != "auto", "decided before"
+    assert alpha != "auto", "decided before"
+    arguments = {"r": r, "lora_alpha": alpha, "lora_dropout": lora.dropout, **fixed, **config.arguments}
     row = _row("LORA", arguments)
     start = arguments.get("init_lora_weights", True)
     converted = isinstance(start, str) and start.split("_")[0] in CONVERTED
     if converted and arguments.get("use_dora"):
         raise UnusableInput(f"DoRA does not go with the start {start}: what it makes of the base cannot be converted.")
-    scale = lora.alpha / (math.sqrt(lora.r) if arguments.get("use_rslora") else lora.r)
-    return TrainedMethod(row, "LORA", arguments, {"r": lora.r, "α": lora.alpha, "scale": scale}, True, converted)
+    scale = alpha / (math.sqrt(r) if arguments.get("use_rslora") else r)
+    return TrainedMethod(row, "LORA", arguments, {"r": r, "α": alpha, "scale": scale}, True, converted)
 
 
 def _row(peft_type: str, arguments: Mapping[str, Any]) -> Method:

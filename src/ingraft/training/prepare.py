@@ -71,6 +71,13 @@ def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str
     )
 
 
+def training_rows(config: TrainingConfig) -> int:
+    """Rows that `config` trains on. Raises UnusableInput."""
+    data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
+    more = [_read(config, one.data, one.columns, one.subset, one.split, one.max_pairs) for one in config.more_data]
+    return len(_apart(config, data)[1]) + sum(map(len, more))
+
+
 def _read(
     config: TrainingConfig,
     data: str,

@@ -11,14 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.hub import expanded
+from ingraft.layout import read_layout
 from ingraft.publish import check_output
 from ingraft.training.checkpoints import Run, clear_run, open_run, run_folder
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.convert import initial_matrices
+from ingraft.training.defaults import decided, undecided
 from ingraft.training.evaluation import Metrics, evaluate
 from ingraft.training.facts import (
+    Chosen,
     Evaluated,
     Evaluating,
     Event,
@@ -37,7 +41,7 @@ from ingraft.training.memory_facts import (
     footprint,
     keep_plan,
     kept_plan,
-    settled,
+    planned,
     this_device,
     with_losses,
 )
@@ -53,7 +57,7 @@ from ingraft.training.model import (
     transformer_of,
 )
 from ingraft.training.model_types import choose_model_type
-from ingraft.training.prepare import Dataset, prepare
+from ingraft.training.prepare import Dataset, prepare, training_rows
 from ingraft.training.processes import Processes, rows_for_each, these_processes
 from ingraft.training.quantised import check_quantisation, loading_arguments, prepare_quantised, say_in_card
 from ingraft.training.quiet import import_libraries, quiet_libraries
@@ -89,6 +93,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
     for facts in prepared.facts:
         stages.tell(facts)
     datasets, task = prepared.datasets, prepared.task
+    config, chosen = _decided(config, root, sum(len(dataset.rows) for dataset in datasets))
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
     with processes.output(config.output, overwrite=config.overwrite) as folder:
@@ -109,6 +114,8 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             stages.tell(base)
             if quantised:
                 stages.tell(quantised)
+            if chosen:
+                stages.tell(chosen)
             run = _open_run(config, datasets, base, processes)
             before = _measure("base", model, task, stages)
             general_before = _measure("base, in general", model, prepared.general, stages)
@@ -134,7 +141,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
                 fitted = fit(
                     model,
                     datasets,
-                    settled(config, memory),
+                    planned(config, memory),
                     prompts,
                     stages.tell,
                     run=run,
@@ -189,6 +196,26 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         logs=logs_folder(config.output) if "tensorboard" in config.report_to else None,
         seconds=stages.seconds,
     )
+
+
+def settled(config: TrainingConfig) -> TrainingConfig:
+    """`config` with what a run would take for `auto`, as far as base and data are on this disk and need no download."""
+    if not undecided(config) or not all(expanded(name).exists() for name in _needed(config)):
+        return config
+    root, _ = base_directory(config)
+    return _decided(config, root, training_rows(config))[0]
+
+
+def _needed(config: TrainingConfig) -> Iterator[str]:
+    yield from (config.model, config.data, *(more.data for more in config.more_data))
+    if config.test is not None:
+        yield config.test
+
+
+def _decided(config: TrainingConfig, root: Path, rows: int) -> tuple[TrainingConfig, Chosen | None]:
+    if not undecided(config):
+        return config, None
+    return decided(config, parameters=open_checkpoint(read_layout(root).transformer_folder).elements, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def test_flags_set_the_fields() -> None:
     assert (config.learning_rate, config.max_pairs, config.target_modules) == (0.5, 7, "query,value")
     assert config.overwrite
     assert config.lora == LoraSettings(r=16)
+    assert config.lora.alpha == "auto"
     assert format == "json"
 
 
@@ -137,12 +138,17 @@ def test_a_missing_flag_and_an_unknown_one_are_refused() -> None:
     assert isinstance(result.exception, UnusableInput)
     assert result.exception.hint == "Pass --output."
     assert run(*REQUIRED, "--ouput", "x")[0].exit_code == 2
+    refused, called = run(*REQUIRED, "--lora.r", "many")
+    assert called == []
+    assert str(refused.exception) == "--lora.r is 'many'; expected a whole number or auto."
 
 
 def test_help_is_the_docstrings() -> None:
     result, _ = run("--help")
     words = " ".join(result.output.replace("│", " ").split())
     assert "Help of the verb." in words
+    assert "--learning-rate FLOAT|auto" in words
+    assert "--lora.r INTEGER|auto" in words
     for key in keys_of(TrainingConfig):
         assert key.flag in words
         assert key.doc.split(",")[0].split(";")[0].split(":")[0].split("→")[0] in words

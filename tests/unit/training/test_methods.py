@@ -88,8 +88,14 @@ def test_an_adapter_that_does_not_give_what_was_trained_is_not_published(
         ({"method": "loha", "lora": LoraSettings(r=3)}, "are settings of LoRA; LOHA has arguments of its own"),
         ({"method": "loha", "arguments": {"target_modules": ["a"]}}, "which is --target-modules"),
         ({"method": "oft", "arguments": {"r": 8, "oft_block_size": 8}}, "PEFT refuses the arguments of OFT"),
-        ({"method": "dora", "arguments": {"init_lora_weights": "pissa"}}, "DoRA does not go with the start pissa"),
-        ({"arguments": {"alora_invocation_tokens": [1]}}, "aLoRA could not be merged after training"),
+        (
+            {"method": "dora", "lora": LoraSettings(8, 32), "arguments": {"init_lora_weights": "pissa"}},
+            "DoRA does not go with the start pissa",
+        ),
+        (
+            {"lora": LoraSettings(8, 32), "arguments": {"alora_invocation_tokens": [1]}},
+            "aLoRA could not be merged after training",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_model_loads(config: TrainingConfig, change: Any, message: str) -> None:
