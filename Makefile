@@ -6,11 +6,11 @@ PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench interop readme docs clean
+.PHONY: help install demo test check bench bench-training interop readme docs clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 install: $(STAMP)  ## create .venv with everything; the command is then .venv/bin/ingraft
 
@@ -36,6 +36,9 @@ check: $(STAMP)  ## lint, format, types and import contracts
 
 bench: $(STAMP)  ## time and memory of a 1.2 GB merge against PEFT and cp
 	$(BIN)/python benchmarks/merge.py
+
+bench-training: $(STAMP)  ## adapters against full fine-tuning and a bare script: quality, time, memory (an hour)
+	$(BIN)/python benchmarks/training.py
 
 interop: $(STAMP)  ## read merged models with older releases and servers, each in a venv of its own (20 minutes)
 	$(BIN)/python interop/run.py

@@ -1,0 +1,169 @@
+"""`training.md` from the runs that `training.py` made."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Measured = Mapping[str, Any]
+
+BASE, INGRAFT, BARE = "base model", "LoRA, all linear layers", "the same LoRA, bare script"
+QUERY_VALUE, DORA, FULL = "LoRA, query and value", "DoRA, all linear layers", "full fine-tuning, bare script"
+_ORDER = (BASE, QUERY_VALUE, INGRAFT, BARE, DORA, FULL)
+_HOW = """\
+Written by `make bench-training` (see [README.md](README.md)) from the runs in `results/training.json`.
+all-MiniLM-L6-v2 (22.7 M parameters, float32) learns to find the title of a diagnosis of ICD-10-CM from another name
+of it: one epoch in batches of 64, MultipleNegativesRankingLoss, no text twice in a batch. The queries and the titles
+among which they look are of categories that no pair is from, and the same for all. Each seed draws its own pairs, and
+sets the adapter's first weights, the order of the pairs and dropout. Every run is a process of its own on one thread,
+measured by the kernel (`wait4`) from its start, imports included, to its exit."""
+
+
+def page(runs: Sequence[Measured], machine: Measured) -> str:
+    """The whole page; a part that was not measured is left out."""
+    methods = [run for run in runs if run["part"] == "methods"]
+    rates = [run for run in runs if run["part"] == "rates"]
+    parts = ["# Training", _HOW]
+    if methods:
+        parts += ["## Quality, time, memory, size", _methods(methods), _notes(methods)]
+    if {run["contender"] for run in methods} >= {INGRAFT, BARE}:
+        parts += ["## What `ingraft train` costs over a bare script", _overhead(methods)]
+    if rates:
+        ranks = [run for run in rates if run["pairs"] == _usual_pairs(rates)]
+        parts += ["## Learning rate and rank", _grid(ranks, "rank"), "## Learning rate and number of pairs"]
+        parts += [_grid([run for run in rates if run["rank"] == 8], "pairs"), _RATES]
+    return "\n\n".join([*parts, _circumstances(runs, machine)]) + "\n"
+
+
+def better_rate(runs: Sequence[Measured]) -> float | None:
+    """Of the rates of full fine-tuning that were tried, the one with the higher nDCG@10; None before there is any."""
+    tried = [run for run in runs if run["contender"] == FULL and run["seed"] == 0]
+    return max(tried, key=lambda run: run["nDCG@10"])["rate"] if tried else None
+
+
+def _methods(runs: Sequence[Measured]) -> str:
+    rows = []
+    for name in _ORDER:
+        mine = [run for run in runs if run["contender"] == name]
+        if name == FULL:
+            mine = [run for run in mine if run["rate"] == better_rate(mine)]
+        if not mine:
+            continue
+        quality = [_spread([run[metric] for run in mine], ".4f") for metric in ("nDCG@10", "accuracy@1")]
+        if name == BASE:
+            rows.append([name, *quality, *[""] * 5])
+            continue
+        first = mine[0]
+        thousand = [1000 / run["pairs"] for run in mine]
+        timed = list(zip(mine, thousand, strict=True))
+        rows.append(
+            [
+                name,
+                *quality,
+                f"{100 * first['trainable'] / first['parameters']:.3g} %",
+                _spread([run["train"] * factor for run, factor in timed], ".1f"),
+                _spread([run["seconds"] * factor for run, factor in timed], ".1f"),
+                f"{statistics.median(run['peak'] for run in mine) / 1e6:,.0f} MB",
+                f"{first['nbytes'] / 1e6:.3g} MB",
+            ]
+        )
+    head = ["", "nDCG@10", "accuracy@1", "trained", "loop, s per 1,000 pairs", "process", "peak memory", "on disk"]
+    return _table(head, rows)
+
+
+def _notes(runs: Sequence[Measured]) -> str:
+    full = [run for run in runs if run["contender"] == FULL]
+    one = next(run for run in runs if run["contender"] != BASE)
+    seeds = len({run["seed"] for run in runs})
+    tried = ", ".join(f"{run['nDCG@10']:.4f} at {run['rate']:g}" for run in full if run["seed"] == 0)
+    best = better_rate(full)
+    lines = [
+        f"Means over {seeds} seeds, smallest and largest in brackets; {one['pairs']:,} pairs. Adapters: rank 8, α 32, "
+        f"dropout 0.1, learning rate {_rate(runs, INGRAFT):g}."
+    ]
+    if best is not None:
+        lines.append(
+            f"Full fine-tuning: learning rate {best:g}, the better of two that the first seed tried (nDCG@10 {tried}). "
+            "It was chosen on the queries that are reported, as the adapters' rate was."
+        )
+    return " ".join(lines)
+
+
+def _rate(runs: Sequence[Measured], name: str) -> float:
+    return next((float(run["rate"]) for run in runs if run["contender"] == name), 0.0)
+
+
+def _overhead(runs: Sequence[Measured]) -> str:
+    """Each round's whole processes side by side, and what of them is not the trainer's loop."""
+    ours, bare = ({run["seed"]: run for run in runs if run["contender"] == name} for name in (INGRAFT, BARE))
+    seeds = sorted({*ours} & {*bare})
+    measures: Mapping[str, Callable[[Measured], float]] = {
+        "whole process": lambda run: run["seconds"],
+        "CPU time": lambda run: run["cpu"],
+        "loop": lambda run: run["train"],
+        "all but the loop": lambda run: run["seconds"] - run["train"],
+    }
+    rows = []
+    for seed in seeds:
+        both = [(measure(ours[seed]), measure(bare[seed])) for measure in measures.values()]
+        rows.append([str(seed + 1), *(f"{one:.1f} s / {other:.1f} s = {one / other:.3f}" for one, other in both)])
+    medians = [
+        statistics.median(measure(ours[seed]) / measure(bare[seed]) for seed in seeds) for measure in measures.values()
+    ]
+    rows.append(["median", *(f"{100 * (ratio - 1):+.1f} %" for ratio in medians)])
+    said = (
+        "`ingraft train` / bare script: the same model, adapter, data, sampler, loss and seed, nothing evaluated."
+    )
+    if all(ours[seed]["loss"] == bare[seed]["loss"] for seed in seeds):
+        said += " The last loss of both is the same number in every round: they do the same arithmetic."
+    return _table(["round", *measures], rows) + "\n\n" + said
+
+
+_RATES = """\
+nDCG@10 of one seed, α = 4·r; the best of a row is bold. One small model and one set of data: differences below the
+spread above mean nothing."""
+
+
+def _grid(runs: Sequence[Measured], key: str) -> str:
+    rates = sorted({run["rate"] for run in runs})
+    rows = []
+    for value in sorted({run[key] for run in runs}):
+        found = {run["rate"]: run["nDCG@10"] for run in runs if run[key] == value}
+        best = max(found.values())
+        cells = [f"{found[rate]:.4f}" if rate in found else "" for rate in rates]
+        marked = [f"**{cell}**" if cell == f"{best:.4f}" else cell for cell in cells]
+        rows.append([f"{value:,}", *marked])
+    return _table([key, *(f"{rate:g}" for rate in rates)], rows)
+
+
+def _usual_pairs(runs: Sequence[Measured]) -> int:
+    """The number of pairs at which ranks were compared."""
+    ranks = {pairs: len({run["rank"] for run in runs if run["pairs"] == pairs}) for pairs in (r["pairs"] for r in runs)}
+    return max(ranks, key=lambda pairs: ranks[pairs])
+
+
+def _circumstances(runs: Sequence[Measured], machine: Measured) -> str:
+    others = [run["others"] for run in runs if run["part"] == "methods" and run.get("others") is not None]
+    versions = " · ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        f"{machine['date']} · {machine['processor']}, {machine['cores']} cores, {machine['memory'] / 1e9:.0f} GB, "
+        f"{machine['system']}  ",
+        versions + "  ",
+    ]
+    if others:
+        lines.append(
+            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run above, "
+            f"{max(others):.2f} during the worst."
+        )
+    return "\n".join(lines).rstrip()
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    text = f"{statistics.mean(values):{form}}"
+    return text if len(values) == 1 else f"{text} ({min(values):{form}}–{max(values):{form}})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
