@@ -112,9 +112,7 @@ def _overhead(runs: Sequence[Measured]) -> str:
         statistics.median(measure(ours[seed]) / measure(bare[seed]) for seed in seeds) for measure in measures.values()
     ]
     rows.append(["median", *(f"{100 * (ratio - 1):+.1f} %" for ratio in medians)])
-    said = (
-        "`ingraft train` / bare script: the same model, adapter, data, sampler, loss and seed, nothing evaluated."
-    )
+    said = "`ingraft train` / bare script: the same model, adapter, data, sampler, loss and seed, nothing evaluated."
     if all(ours[seed]["loss"] == bare[seed]["loss"] for seed in seeds):
         said += " The last loss of both is the same number in every round: they do the same arithmetic."
     return _table(["round", *measures], rows) + "\n\n" + said

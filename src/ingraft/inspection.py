@@ -169,6 +169,11 @@ def _scale(adapter: Adapter, module: str, rank: int) -> float:
     return alpha / (rank**0.5 if adapter.config.raw.get("use_rslora") else rank)
 
 
+def _first_module(layout: Layout) -> str:
+    """What the model begins with, where no config of a transformer says what it is."""
+    return layout.modules[0].kind if layout.modules else "unknown"
+
+
 def _inspect_model(layout: Layout) -> ModelInspection:
     folder = layout.transformer_folder
     config = read_model_config(folder) if (folder / "config.json").is_file() else {}
@@ -182,7 +187,7 @@ def _inspect_model(layout: Layout) -> ModelInspection:
     return ModelInspection(
         path=layout.root,
         model_class=layout.model_class,
-        architecture=str((config.get("architectures") or [config.get("model_type", "unknown")])[0]),
+        architecture=str((config.get("architectures") or [config.get("model_type", _first_module(layout))])[0]),
         modules=tuple((module.kind, module.path) for module in layout.modules),
         dtype=checkpoint.dtype,
         dtypes=dtypes,

@@ -23,6 +23,8 @@ _TASK_CLASS = {
     "fill-mask": "SparseEncoder",
     "retrieval": "MultiVectorEncoder",
 }
+# Models that begin with one of these have no transformer.
+_WORD_VECTORS = ("StaticEmbedding", "SparseStaticEmbedding", "WordEmbeddings", "BoW")
 # The file has had one name per model type in older releases; the first that exists is read.
 TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -92,7 +94,8 @@ def read_layout(root: Path) -> Layout:
     transformers = [module for module in modules if module.kind in TRANSFORMER_TYPES]
     if not transformers:
         # A custom module class, from the model's own code: the folder with a transformers config is meant.
-        transformers = [module for module in modules if (root / module.path / "config.json").is_file()][:1]
+        candidates = modules[:1] if modules[0].kind in _WORD_VECTORS else modules
+        transformers = [module for module in candidates if (root / module.path / "config.json").is_file()][:1]
     transformer = transformers[0].path if transformers else ""
     return Layout(root, modules, transformer, _model_class(root, transformer))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
@@ -176,6 +177,20 @@ def test_verify_and_push_take_it_as_an_export() -> None:
     assert run.code == 1
     assert "model.safetensors" in run.out
     assert cli("push", output, "me/static", "--dry-run").code == 2
+
+
+def test_inspect_and_embed_take_it_as_a_model(tmp_path: Path) -> None:
+    output, _ = exported(pooled_model())
+    (tmp_path / "texts.jsonl").write_text('{"text": "a graft"}\n{"text": "a longer text, of more tokens"}\n')
+
+    assert "StaticEmbedding" in cli("inspect", output).out
+    assert cli("embed", output, tmp_path / "texts.jsonl", tmp_path / "vectors.parquet").code == 0
+
+    from sentence_transformers import SentenceTransformer
+
+    vectors = pq.read_table(tmp_path / "vectors.parquet")["embedding"].to_pylist()
+    expected = SentenceTransformer(str(output)).encode(["a graft", "a longer text, of more tokens"])
+    assert numpy.array_equal(numpy.array(vectors, dtype=numpy.float32), expected)
 
 
 def test_refusals() -> None:

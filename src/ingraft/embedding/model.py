@@ -52,7 +52,7 @@ class Embedder:
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         tokenizer = self.live[0].tokenizer
-        if tokenizer is None or not tokenizer.is_fast:
+        if not getattr(tokenizer, "is_fast", False):  # none, a slow one, or one of the library `tokenizers`
             return [len(text) for text in texts]
         tokens = tokenizer(
             list(texts),
@@ -66,7 +66,7 @@ class Embedder:
 
 def check_model(model: str | Path, backend: Backend) -> Layout:
     """The layout of a model that can embed with `backend`; UnusableInput says what is missing."""
-    layout = open_layout(model)
+    layout = open_layout(model, static=backend == "torch")
     if layout.model_class not in (None, "SentenceTransformer"):
         raise UnusableInput(f"{layout.root} is a {layout.model_class}; only dense vectors can be written.")
     if backend != "torch" and not (graph := graph_of(layout, backend)).is_file():

@@ -48,8 +48,11 @@ class Source:
         return self.root.absolute().name
 
 
-def open_layout(model: str | Path) -> Layout:
-    """The layout of the merged model in `model`. UnusableInput for adapters and for models without one transformer."""
+def open_layout(model: str | Path, *, static: bool = False) -> Layout:
+    """The layout of the merged model in `model`. UnusableInput for adapters and for models without one transformer.
+
+    static  a model of word vectors, which has no transformer, will do as well
+    """
     root = local_directory(model, role="merged model")
     layout = read_layout(root)
     for folder in (root, layout.transformer_folder):
@@ -60,6 +63,8 @@ def open_layout(model: str | Path) -> Layout:
             )
     if len(layout.transformers) > 1 or any(module.kind == "Router" for module in layout.modules):
         raise UnusableInput(f"{root} has several transformers behind a Router; a graph holds one.")
+    if static and layout.modules and layout.modules[0].kind == "StaticEmbedding":
+        return layout
     if layout.modules and layout.modules[0].kind not in TRANSFORMER_TYPES:
         raise UnusableInput(f"{root} begins with a {layout.modules[0].kind}; expected a Transformer.")
     config = layout.transformer_folder / "config.json"
