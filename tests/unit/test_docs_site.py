@@ -86,3 +86,16 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.JoinedStr):
         return re.sub("…+", "…", "".join(_text(part) for part in node.values))
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
+
+
+def test_quick_start_names_every_extra() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    [table] = re.findall(r"^\[project\.optional-dependencies\]\n(.*?)^\[", project, re.DOTALL | re.MULTILINE)
+    extras = set(re.findall(r"^(\w+) = ", table, re.MULTILINE)) - {
+        "demo",
+        "docs",
+        "dev",
+    }  # of no use to an installation
+    page = (ROOT / "docs" / "index.md").read_text("utf-8")
+
+    assert [extra for extra in sorted(extras) if f"`{extra}`" not in page and f"ingraft[{extra}]" not in page] == []
