@@ -56,6 +56,35 @@ def layers(**factories: Callable[[], nn.Module]) -> ModelFactory:
     return make
 
 
+# Linear layers of every proportion, one of them without a bias.
+LINEAR = {
+    "tall": lambda: nn.Linear(8, 12),
+    "wide": lambda: nn.Linear(12, 8, bias=False),
+    "square": lambda: nn.Linear(8, 8),
+}
+# A config, its options, the layers.
+Case = tuple[type[PeftConfig], Mapping[str, Any], Mapping[str, Any]]
+
+
+def below(**factories: Any) -> ModelFactory:
+    """The layers inside of a block, so that their names have two parts."""
+    make = layers(**factories)
+    return lambda: Layers(block=make())
+
+
+def config_of(case: Case) -> PeftConfig:
+    """PEFT's config of a case."""
+    config, options, factories = case
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns that projections which are not saved may differ elsewhere
+        return config(target_modules=list(factories), **options)
+
+
+def row_of(config: PeftConfig) -> Method:
+    """The row of the table that takes the adapters of a config."""
+    return method_for({**config.to_dict(), "peft_type": config.peft_type.value})
+
+
 def disturb(name: str, parameter: Tensor) -> None:
     """What training might do to an adapter's parameter: no element stays where it began, or zero."""
     parameter.add_(torch.randn_like(parameter), alpha=0.3)

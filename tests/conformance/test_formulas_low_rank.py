@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from typing import Any
-
 import peft
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from conformance.formula_harness import Layers, ModelFactory, check_row, layers
+from conformance.formula_harness import LINEAR, Case, below, check_row, config_of, layers, row_of
 from ingraft.methods import rows_low_rank, rows_shared
-from ingraft.methods.table import formula, method_for
+from ingraft.methods.table import formula
 
 ROWS = (*rows_low_rank.ROWS, *rows_shared.ROWS)
-LINEAR = {
-    "tall": lambda: nn.Linear(8, 12),
-    "wide": lambda: nn.Linear(12, 8, bias=False),
-    "square": lambda: nn.Linear(8, 8),
-}
 TURNED = {"turned": lambda: Conv1D(16, 8), "turned_square": lambda: Conv1D(8, 8)}
 CONV = {
     "two": lambda: nn.Conv2d(16, 24, 3, padding=1),
@@ -33,14 +24,6 @@ GROUPED = {"grouped": lambda: nn.Conv2d(8, 12, 3, groups=2)}
 OTHER = {"cube": lambda: nn.Conv3d(4, 6, 2), "embedding": lambda: nn.Embedding(11, 6)}
 
 
-def below(**factories: Any) -> ModelFactory:
-    """The layers inside of a block, so that their names have two parts."""
-    make = layers(**factories)
-    return lambda: Layers(block=make())
-
-
-# name: config, its options, the layers
-Case = tuple[type[peft.PeftConfig], Mapping[str, Any], Mapping[str, Any]]
 CASES: dict[str, Case] = {
     "loha": (peft.LoHaConfig, {"r": 3, "alpha": 5}, {**LINEAR, **CONV, **GROUPED}),
     "loha-patterns": (
@@ -144,23 +127,14 @@ CASES: dict[str, Case] = {
 }
 
 
-def config_of(case: str) -> peft.PeftConfig:
-    config, options, factories = CASES[case]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns that projections which are not saved may differ elsewhere
-        return config(target_modules=list(factories), **options)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_formula_is_pefts_forward(case: str) -> None:
-    config, factories = config_of(case), CASES[case][2]
-    row = method_for({**config.to_dict(), "peft_type": config.peft_type.value})
-    assert check_row(row, below(**factories), config) == len(factories)
+    config, factories = config_of(CASES[case]), CASES[case][2]
+    assert check_row(row_of(config), below(**factories), config) == len(factories)
 
 
 def test_every_streamed_row_has_a_case() -> None:
-    configs = [config_of(case) for case in CASES]
-    tested = {method_for({**config.to_dict(), "peft_type": config.peft_type.value}).name for config in configs}
+    tested = {row_of(config_of(case)).name for case in CASES.values()}
     assert tested == {row.name for row in ROWS if row.route == "streamed"}
 
 

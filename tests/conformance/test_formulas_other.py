@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from typing import Any
-
 import peft
 import pytest
 from peft.tuners.waveft.wavelet import Wavelet
@@ -13,31 +9,18 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
-from conformance.formula_harness import Layers, ModelFactory, check_row, layers
+from conformance.formula_harness import LINEAR, Case, below, check_row, config_of, layers, row_of
 from ingraft.errors import UnusableInput
 from ingraft.methods import rows_other
 from ingraft.methods.peanut import ACTIVATIONS
 from ingraft.methods.table import method_for
 from ingraft.methods.waveft import FILTERS
 
-LINEAR = {
-    "tall": lambda: nn.Linear(8, 12),
-    "wide": lambda: nn.Linear(12, 8, bias=False),
-    "square": lambda: nn.Linear(8, 8),
-}
 BIASED = {"tall": LINEAR["tall"], "square": LINEAR["square"]}
 TURNED = {"turned": lambda: Conv1D(16, 8), "turned_square": lambda: Conv1D(8, 8)}
 ODD = {"odd": lambda: nn.Linear(9, 15), "turned": lambda: Conv1D(11, 8)}
 
 
-def below(**factories: Any) -> ModelFactory:
-    """The layers inside of a block, so that their names have two parts."""
-    make = layers(**factories)
-    return lambda: Layers(block=make())
-
-
-# name: config, its options, the layers
-Case = tuple[type[peft.PeftConfig], Mapping[str, Any], Mapping[str, Any]]
 CASES: dict[str, Case] = {
     "fourierft": (
         peft.FourierFTConfig,
@@ -89,24 +72,15 @@ CASES |= {
 }
 
 
-def config_of(case: str) -> peft.PeftConfig:
-    config, options, factories = CASES[case]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return config(target_modules=list(factories), **options)
-
-
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # PEFT's SHiRA
 @pytest.mark.parametrize("case", CASES)
 def test_formula_is_pefts_forward(case: str) -> None:
-    config, factories = config_of(case), CASES[case][2]
-    row = method_for({**config.to_dict(), "peft_type": config.peft_type.value})
-    assert check_row(row, below(**factories), config) == len(factories)
+    config, factories = config_of(CASES[case]), CASES[case][2]
+    assert check_row(row_of(config), below(**factories), config) == len(factories)
 
 
 def test_every_streamed_row_has_a_case() -> None:
-    configs = [config_of(case) for case in CASES]
-    tested = {method_for({**config.to_dict(), "peft_type": config.peft_type.value}).name for config in configs}
+    tested = {row_of(config_of(case)).name for case in CASES.values()}
     assert tested == {row.name for row in rows_other.ROWS if row.route == "streamed"}
 
 

@@ -21,7 +21,10 @@ from conformance import test_formulas_structured as structured
 from conformance.adapters import TUNERS, by_peft, change_tensors, config_for, lora
 from conformance.architectures import base
 from conformance.formula_harness import (
+    LINEAR,
     ModelFactory,
+    below,
+    config_of,
     error,
     formula_of,
     kind_of,
@@ -45,18 +48,18 @@ from ingraft.verification.forwards import own_forward
 from ingraft.verification.report import Check
 from ingraft.verification.weights import verify_weights
 
-LORA = {**low_rank.LINEAR, **low_rank.TURNED, **low_rank.CONV}
+LORA = {**LINEAR, **low_rank.TURNED, **low_rank.CONV}
 WITH_WORDS = {**LORA, "words": lambda: nn.Embedding(11, 6)}
 
 
 def _cases() -> dict[str, tuple[ModelFactory, Any]]:
     cases: dict[str, tuple[ModelFactory, Any]] = {
-        "lora": (low_rank.below(**WITH_WORDS), lora(target_modules=list(WITH_WORDS))),
-        "lora-bias": (low_rank.below(**LORA), lora(target_modules=list(LORA), lora_bias=True)),
+        "lora": (below(**WITH_WORDS), lora(target_modules=list(WITH_WORDS))),
+        "lora-bias": (below(**LORA), lora(target_modules=list(LORA), lora_bias=True)),
     }
-    for name, (_, _, factories) in low_rank.CASES.items():
+    for name, case in low_rank.CASES.items():
         if name.startswith(("loha", "lokr")):
-            cases[name] = (low_rank.below(**factories), low_rank.config_of(name))
+            cases[name] = (below(**case[2]), config_of(case))
     for name, (method, model, config, options) in structured.CASES.items():
         if method in ("OFT", "(IA)³"):
             with warnings.catch_warnings():
