@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ def this_device(processes: Processes) -> Device:
 
     name = str(get_device_name()).split(":")[0]
     if name == "cuda":
-        free = torch.cuda.mem_get_info()[0]
+        free = torch.cuda.mem_get_info(int(os.environ.get("LOCAL_RANK", "0")))[0]
         return Device(name, _least(free, processes), torch.cuda.is_bf16_supported(), _OVERHEAD)
     if name == "cpu":
         available = available_memory()

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from helpers.models import TARGETS, config_of, lora_config, quiet, tokenizer
 from ingraft.cli import show_training
-from ingraft.training import TrainingConfig, run, train
+from ingraft.training import TrainingConfig, memory_facts, run, train
 from ingraft.training.config import CheckpointSettings, command_line
 from ingraft.training.memory import Asked, Device, Footprint, MemoryPlan, ModelShape, TextLengths, choose
-from ingraft.training.memory_facts import kept_plan, model_shape
+from ingraft.training.memory_facts import kept_plan, model_shape, this_device
+from ingraft.training.processes import Processes
 
 GB = 10**9
 SHAPE = ModelShape(
@@ -249,6 +250,28 @@ def test_a_resumed_run_computes_as_it_began(
     assert way(kept) == (False, True, 1)
     tight(monkeypatch, 64 * GB)
     assert train(dataclasses.replace(config, resume=True)).memory == kept
+
+
+def test_what_a_gpu_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(There is none where the tests run: what torch says is put in.)"""
+    import sentence_transformers.util
+    import torch
+
+    monkeypatch.setattr(sentence_transformers.util, "get_device_name", lambda: "cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (device * 7 * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    found = this_device(Processes())
+    assert (found.name, found.free, found.bf16) == ("cuda", 7 * GB, True)
+    monkeypatch.setattr(sentence_transformers.util, "get_device_name", lambda: "mps")
+    assert (this_device(Processes()).free, this_device(Processes()).bf16) == (None, False)
+
+
+def test_processes_on_one_cpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_facts, "available_memory", lambda: 8 * GB)
+    monkeypatch.setattr(memory_facts, "_least", lambda free, processes: free)
+    assert this_device(Processes(count=2)).free == 4 * GB
+    assert not this_device(Processes()).bf16
 
 
 def test_auto_on_the_command_line() -> None:
