@@ -259,6 +259,8 @@ def check_settings(config: TrainingConfig) -> None:
     _require(config.checkpoints.keep >= 1, "checkpoints.keep", config.checkpoints.keep, "1 or more")
     best = config.checkpoints.best and config.checkpoints.every == 0
     _require(not best, "checkpoints.every", config.checkpoints.every, "1 or more, to find the best one")
+    packed = config.quantize != "none" or config.base_precision == "original"
+    _require(packed, "base-precision", config.base_precision, "original, unless --quantize packs the base")
     named = config.adapter_name.isidentifier()
     _require(named, "adapter-name", config.adapter_name, "a name of letters, digits and underscores")
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 to 4294967295")

@@ -57,6 +57,7 @@ def test_valid_settings_pass() -> None:
         ("lora.dropout", 1),
         ("max_pairs", 1),
         ("mini_batch_size", 0),
+        ("base_precision", "dequantized"),
         ("matryoshka", (0,)),
         ("mining.range_max", 0),
         ("holdout", 1),

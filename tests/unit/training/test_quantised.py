@@ -22,7 +22,7 @@ from ingraft.errors import UnusableInput
 from ingraft.proof import verify
 from ingraft.trained import train_and_merge
 from ingraft.training import TrainingConfig, quantised, run, train
-from ingraft.training.config import LoraSettings
+from ingraft.training.config import CheckpointSettings, LoraSettings
 from ingraft.training.facts import ModelFacts, Quantised
 
 _WORDS = ["search", "query", "text", "model", "word", "fever", "cough", "pain"]
@@ -140,6 +140,26 @@ def test_it_goes_with_checkpointing_and_few_rows_at_a_time(pairs: Path, tmp_path
     plain = train(config(base, pairs, tmp_path / "plain"))
     thrifty = train(config(base, pairs, tmp_path / "thrifty", gradient_checkpointing=True, mini_batch_size=4))
     assert thrifty.losses == pytest.approx(plain.losses, rel=1e-2)
+
+
+def test_a_stopped_run_goes_on_to_the_same_adapter(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, checkpoints = sentence_base("qwen3"), CheckpointSettings(every=5)
+    whole = train(config(base, pairs, tmp_path / "whole", checkpoints=checkpoints))
+    stopped = config(base, pairs, tmp_path / "stopped", checkpoints=checkpoints)
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "forget_figures", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    resumed = train(dataclasses.replace(stopped, resume=True))
+    assert resumed.losses == whole.losses
+    first, second = (result.output / "adapter_model.safetensors" for result in (whole, resumed))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_card_says_what_a_merge_reads(pairs: Path, tmp_path: Path) -> None:
