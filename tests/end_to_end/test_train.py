@@ -36,7 +36,8 @@ def test_from_a_file_to_an_adapter(model: Path, data: Path, tmp_path: Path, capf
     printed, words = capfd.readouterr()
     assert words == ""  # no library has said a word, and there is no bar where there is no terminal
     facts = {line.split()[0]: line for line in printed.splitlines() if not line.startswith(" ")}
-    assert list(facts) == ["data", "loss", "base", "before", "adapter", "train", "after", "general", "saved", "next"]
+    before = ["data", "loss", "base", "before", "adapter", "memory"]
+    assert list(facts) == [*before, "train", "after", "general", "saved", "next"]
     assert "pairs.csv · 270 pairs to train on, 30 held out · query → anchor, document → positive" in facts["data"]
     assert "tiny-bert · BertModel" in facts["base"]
     assert "LoRA r=8 α=32 scale 4 · query, key, value, dense in 2 layers" in facts["adapter"]
@@ -156,7 +157,7 @@ def test_merge_callback_in_a_script_of_ones_own(model: Path, tmp_path: Path) -> 
     [
         ({"--data": "missing.csv"}, "missing.csv does not exist"),
         ({"--model": "./missing"}, "missing does not exist"),
-        ({"--lora.r": "0"}, "--lora.r is 0; expected 1 or more."),
+        ({"--lora.r": "0"}, "--lora.r is 0; expected 1 or more, or auto."),
         ({"--target-modules": "q_proj"}, "BertModel has no layer called q_proj"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.training import TrainingConfig, evaluate, run, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.config_file import resolve
-from ingraft.training.facts import AdapterFacts, DataFacts, Evaluated, Evaluating, ModelFacts, Step
+from ingraft.training.facts import AdapterFacts, Chosen, DataFacts, Evaluated, Evaluating, ModelFacts, Step
 from ingraft.training.memory import MemoryPlan
 from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, translations
 
@@ -48,7 +49,7 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     assert result.losses[-2] < result.losses[0]
     order = [type(event) for event in events if not isinstance(event, Step)]
     measured = [Evaluating, Evaluated, Evaluating, Evaluated]  # on the task and in general
-    assert order == [DataFacts, ModelFacts, *measured, AdapterFacts, MemoryPlan, *measured]
+    assert order == [DataFacts, ModelFacts, Chosen, *measured, AdapterFacts, MemoryPlan, *measured]
     assert set(result.general_before) == set(result.general_after) == {"Spearman"}
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps] == list(range(result.steps + 1))
@@ -82,7 +83,8 @@ def test_the_directory_is_complete_and_private(config: TrainingConfig) -> None:
         assert all(weights.get_tensor(name).any() for name in names)
 
     # Settings that the command takes again, and what else it would take to repeat the run.
-    assert resolve(config.output / "ingraft_training.yaml", {}) == dataclasses.replace(config, max_pairs=64)
+    settled = dataclasses.replace(config, max_pairs=64, lora=LoraSettings(r=8, alpha=32, dropout=0.0))
+    assert resolve(config.output / "ingraft_training.yaml", {}) == settled
     record = json.loads((config.output / "ingraft_training.json").read_text())
     assert record["files"] == {config.data: hashlib.sha256(Path(config.data).read_bytes()).hexdigest()}
     assert record["versions"]["peft"] == version("peft")
@@ -273,6 +275,9 @@ def test_a_model_that_cannot_be_loaded(config: TrainingConfig, tmp_path: Path) -
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UnusableInput, match=r"broken holds no model\.safetensors"):
+        train(dataclasses.replace(config, model=str(broken)))
+    shutil.copyfile(Path(config.model) / "model.safetensors", broken / "model.safetensors")  # and no tokenizer
     with pytest.raises(UnusableInput, match=r"broken cannot be loaded as a base model: \S"):
         train(dataclasses.replace(config, model=str(broken)))
     assert nothing_left(tmp_path, "broken")
