@@ -9,7 +9,8 @@ from typing import Any
 from ingraft.errors import UnusableInput
 from ingraft.files import inside, read_json_object
 from ingraft.hashes import FileHashes
-from ingraft.manifest import FILE, SCHEMA
+from ingraft.manifest import SCHEMA
+from ingraft.output_files import MANIFEST
 from ingraft.verification.files import FREE, no_adapter_left, no_other_files
 from ingraft.verification.report import Check
 
@@ -17,7 +18,7 @@ _MOST_NAMED = 3
 
 
 def has_manifest(folder: Path) -> bool:
-    return (folder / FILE).is_file()
+    return (folder / MANIFEST).is_file()
 
 
 def verify_manifest(folder: Path, *, workers: int = 2) -> tuple[Check, ...]:
@@ -28,7 +29,7 @@ def verify_manifest(folder: Path, *, workers: int = 2) -> tuple[Check, ...]:
     """
     if not has_manifest(folder):
         raise UnusableInput(
-            f"{folder} has no {FILE}, so there is nothing to check it against.",
+            f"{folder} has no {MANIFEST}, so there is nothing to check it against.",
             hint="Pass the adapter that was merged with --adapter: that proves the model itself.",
         )
     manifest, recorded = _recorded(folder)
@@ -41,7 +42,7 @@ def verify_manifest(folder: Path, *, workers: int = 2) -> tuple[Check, ...]:
         Check(
             "hashes",
             not unhashed,
-            f"{FILE} holds a sha256 of every file",
+            f"{MANIFEST} holds a sha256 of every file",
             len(recorded) - len(unhashed),
             len(recorded),
             f"merged with --no-verify, which hashes no weights: {_named(unhashed)}; prove it with --adapter"
@@ -69,17 +70,17 @@ def _recorded(folder: Path) -> tuple[Check, Mapping[str, str | None]]:
     fault = ""
     files: Mapping[str, str | None] = {}
     try:
-        manifest: Mapping[str, Any] = read_json_object(folder / FILE)
+        manifest: Mapping[str, Any] = read_json_object(folder / MANIFEST)
         if manifest.get("schema") != SCHEMA:
-            fault = f"{FILE} has schema {manifest.get('schema')!r}, this version of ingraft reads {SCHEMA}"
+            fault = f"{MANIFEST} has schema {manifest.get('schema')!r}, this version of ingraft reads {SCHEMA}"
         files = manifest.get("files") or {}
         if not fault and not _are_hashes(files):
-            fault = f"{FILE} holds no list of files and their hashes"
+            fault = f"{MANIFEST} holds no list of files and their hashes"
         for name in files if not fault else ():
-            inside(folder, name, named_by=folder / FILE)
+            inside(folder, name, named_by=folder / MANIFEST)
     except UnusableInput as error:
         fault = error.message
-    return Check("manifest", not fault, f"{FILE} lists what was published", where=fault), {} if fault else files
+    return Check("manifest", not fault, f"{MANIFEST} lists what was published", where=fault), {} if fault else files
 
 
 def _are_hashes(files: Any) -> bool:
@@ -104,7 +105,7 @@ def _published(folder: Path, recorded: Mapping[str, str | None], workers: int) -
     return Check(
         "published files",
         not faults,
-        f"every file has the sha256 that {FILE} holds for it",
+        f"every file has the sha256 that {MANIFEST} holds for it",
         len(compared) - len(faults),
         len(compared),
         _named(faults),

@@ -15,7 +15,6 @@ from ingraft.output_files import MANIFEST
 from ingraft.steps import MergePlan, MergeStep, Source
 from ingraft.verification.report import VerificationReport
 
-FILE = MANIFEST
 SCHEMA = 1
 _LIBRARIES = ("ingraft", "torch", "safetensors", "peft", "transformers", "sentence-transformers", "bitsandbytes")
 
@@ -41,7 +40,7 @@ def write_manifest(plan: MergePlan, folder: Path, report: VerificationReport | N
         "files": {str(path.relative_to(folder).as_posix()): hashes.get(path) for path in outputs},
         "verification": report.to_dict() if report else None,
     }
-    (folder / FILE).write_text(to_json(manifest), encoding="utf-8")
+    (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,8 @@ import pytest
 
 from helpers.handmade import load_json, write_adapter, write_base
 from helpers.merging import merged
-from ingraft.manifest import FILE, versions
+from ingraft.manifest import versions
+from ingraft.output_files import MANIFEST
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +30,7 @@ def test_manifest_says_what_was_merged(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     adapter = write_adapter(tmp_path / "adapter" / "default", base, alpha_pattern={"value": 2})
 
-    manifest = load_json(merged(tmp_path / "adapter") / FILE)
+    manifest = load_json(merged(tmp_path / "adapter") / MANIFEST)
 
     created = datetime.fromisoformat(manifest["created"])
     assert abs((datetime.now(timezone.utc) - created).total_seconds()) < 600
@@ -39,5 +40,5 @@ def test_manifest_says_what_was_merged(tmp_path: Path) -> None:
     tensors = {tensor["name"]: tensor for tensor in manifest["tensors"]}
     assert tensors["encoder.layer.0.attention.self.query.weight"]["settings"] == [{"scale": 2.0}]
     assert tensors["encoder.layer.0.attention.self.value.weight"]["settings"] == [{"scale": 0.5}]
-    assert FILE not in manifest["files"]
+    assert MANIFEST not in manifest["files"]
     assert adapter.is_dir()

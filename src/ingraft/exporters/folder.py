@@ -13,7 +13,8 @@ from ingraft.exporters.result import Variant
 from ingraft.exporters.source import Source, carried_files, weight_files
 from ingraft.files import human_bytes, read_json_object, to_json
 from ingraft.hashes import FileHashes
-from ingraft.manifest import FILE, SCHEMA, versions
+from ingraft.manifest import SCHEMA, versions
+from ingraft.output_files import MANIFEST
 
 
 def carry(source: Source, folder: Path, *, weights: bool) -> None:
@@ -47,17 +48,17 @@ def write_distilled_manifest(source: Source, folder: Path, export: dict[str, Any
 
 def known_manifest(source: Source) -> dict[str, Any]:
     """What `ingraft.json` says of the merged model; nothing where it has none."""
-    return read_json_object(source.root / FILE) if (source.root / FILE).is_file() else {}
+    return read_json_object(source.root / MANIFEST) if (source.root / MANIFEST).is_file() else {}
 
 
 def _write(source: Source, folder: Path, known: dict[str, Any], export: dict[str, Any]) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     with FileHashes(2) as hashes:
         hashes.start(files)
         found = {path.relative_to(folder).as_posix(): hashes.get(path) for path in files}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     section = {"created": created, "versions": versions(), "model": source.name, **export}
-    (folder / FILE).write_text(to_json({**known, "files": found, "export": section}), encoding="utf-8")
+    (folder / MANIFEST).write_text(to_json({**known, "files": found, "export": section}), encoding="utf-8")
 
 
 def extend_card(folder: Path, title: str, sentences: Sequence[str], variants: Sequence[Variant]) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from ingraft.checkpoint import dtype_name
 from ingraft.files import human_bytes, read_json_object
 from ingraft.hashes import FileHashes
-from ingraft.manifest import FILE
-from ingraft.output_files import OWN_FILES
+from ingraft.output_files import MANIFEST, OWN_FILES
 from ingraft.report.words import short_name
 from ingraft.steps import MergePlan, Source
 
@@ -40,7 +39,7 @@ class Part:
 
 def read_manifest(merged: Path) -> Mapping[str, Any]:
     """ingraft.json of a merged model; empty where there is none."""
-    return read_json_object(merged / FILE) if (merged / FILE).is_file() else {}
+    return read_json_object(merged / MANIFEST) if (merged / MANIFEST).is_file() else {}
 
 
 def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[Part, ...]:

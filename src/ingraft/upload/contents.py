@@ -13,7 +13,7 @@ from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.integrity import verify_manifest
 from ingraft.layout import Layout, read_layout
-from ingraft.manifest import FILE
+from ingraft.output_files import MANIFEST
 
 Kind: TypeAlias = Literal["merged model", "export", "adapter"]
 
@@ -65,14 +65,14 @@ def open_contents(root: Path) -> Contents:
             f"{root} holds an adapter ({adapter[0]}) and whole weights ({weights[0]}): it would be applied twice.",
             hint="Upload either the adapter's directory or the merged model's.",
         )
-    manifest = read_json_object(root / FILE) if FILE in files else {}
+    manifest = read_json_object(root / MANIFEST) if MANIFEST in files else {}
     if adapter:
         if not any(Path(name).name in _ADAPTER_FILES[1:] for name in adapter):
             raise UnusableInput(f"{root} has an adapter_config.json but no adapter weights.")
         kind: Kind = "adapter"
     elif not manifest:
         raise UnusableInput(
-            f"{root} has no {FILE}; only what ingraft has made can be checked before it is uploaded.",
+            f"{root} has no {MANIFEST}; only what ingraft has made can be checked before it is uploaded.",
             hint=f"Anything else: hf upload REPO_ID {root}",
         )
     else:
@@ -117,7 +117,7 @@ def _check(root: Path) -> int:
     for check in checks:
         if not check.passed:
             raise UnusableInput(
-                f"{root} is not what {FILE} says was published: {check.where or check.meaning}.",
+                f"{root} is not what {MANIFEST} says was published: {check.where or check.meaning}.",
                 hint="Merge or export again; only the model card may be edited.",
             )
     return int(next(check.value for check in checks if check.name == "published files") or 0)
