@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.training.batches import samplers
 from ingraft.training.callbacks import before_saving, evaluator, report_steps
 from ingraft.training.checkpoints import Run, check_room, load_checkpoint, save_checkpoint
 from ingraft.training.config import TrainingConfig
@@ -135,6 +136,7 @@ def _trainer(
     rows = {dataset.name: _rows(dataset) for dataset in datasets}
     losses = {dataset.name: _loss(model, dataset, config, gather=processes.count > 1) for dataset in datasets}
     only = datasets[0].name if len(datasets) == 1 else None
+    share = rows_for_each(config.batch_size, processes)
     every = config.checkpoints.every
     when: dict[str, Any] = {"save_strategy": "no"}
     if checkpoints:
@@ -149,10 +151,9 @@ def _trainer(
     arguments = getattr(sentence_transformers, f"{model_type}TrainingArguments")(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=rows_for_each(config.batch_size, processes),
+        per_device_train_batch_size=share,
         learning_rate=config.learning_rate,
         warmup_steps=0.1,  # a share of the steps
-        batch_sampler=_sampler(datasets),
         prompts=_prompts(prompts, only),
         seed=config.seed,
         logging_strategy="steps",
@@ -160,11 +161,13 @@ def _trainer(
         run_name=config.output.name,
         project=PROJECT,
         bf16=config.bf16 is True,
-        use_cpu=config.bf16 is True and not torch.cuda.is_available(),  # or the library wants a GPU for it
+        # Without it the library wants a GPU for bfloat16, and leaves several processes without one to train apart.
+        use_cpu=(config.bf16 is True or processes.count > 1) and not torch.cuda.is_available(),
         activation_checkpointing=config.gradient_checkpointing is True,
         ddp_backend="gloo" if processes.count > 1 and not torch.cuda.is_available() else None,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        **samplers(datasets, processes.count),
         **when,
     )
     arguments.report_to = []  # the library adds one by itself where the environment names its server
@@ -222,26 +225,6 @@ def _loss(model: Any, dataset: Dataset, config: TrainingConfig, *, gather: bool)
     if dataset.loss.startswith("Cached") and isinstance(config.mini_batch_size, int):
         arguments.setdefault("mini_batch_size", config.mini_batch_size)
     return make_loss(model, dataset.loss, arguments, matryoshka=config.matryoshka, gather=gather)
-
-
-def _sampler(datasets: Sequence[Dataset]) -> Any:
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-
-    kinds = {dataset.rows.kind for dataset in datasets}
-    if kinds == {"labelled texts"}:
-        return BatchSamplers.GROUP_BY_LABEL
-    if "labelled texts" in kinds:
-        return sampler_by_columns
-    # Two equal positives in a batch would each be a wrong answer to the other's query.
-    return BatchSamplers.NO_DUPLICATES if "pairs" in kinds else BatchSamplers.BATCH_SAMPLER
-
-
-def sampler_by_columns(dataset: Any, **settings: Any) -> Any:
-    """Batches with several texts of a class where a row is a text and its class, else without repeated texts."""
-    from sentence_transformers.base.sampler import GroupByLabelBatchSampler, NoDuplicatesBatchSampler
-
-    kind = GroupByLabelBatchSampler if "text" in dataset.column_names else NoDuplicatesBatchSampler
-    return kind(dataset, **settings)
 
 
 def _is_memory_short(error: Exception) -> bool:

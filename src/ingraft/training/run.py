@@ -16,6 +16,7 @@ from ingraft.errors import UnusableInput
 from ingraft.hub import expanded
 from ingraft.layout import read_layout
 from ingraft.publish import check_output
+from ingraft.training.batches import check_parts
 from ingraft.training.checkpoints import Run, clear_run, open_run, run_folder
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.convert import initial_matrices
@@ -94,6 +95,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
         stages.tell(facts)
     datasets, task = prepared.datasets, prepared.task
     config, chosen = _decided(config, root, sum(len(dataset.rows) for dataset in datasets))
+    check_parts(datasets, rows_for_each(config.batch_size, processes), processes.count)
 
     # Opened before the long work, not after an hour of training, in case the output cannot be written.
     with processes.output(config.output, overwrite=config.overwrite) as folder:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from ingraft.errors import UnusableInput
 from ingraft.training.processes import Processes, rows_for_each, these_processes
+from unit.training.tiny_model import translations
 
 
 def test_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,6 +46,48 @@ def run(command: list[str], environment: dict[str, str]) -> str:
         process.wait()
     assert process.returncode == 0, error
     return said
+
+
+def without_dropout(model: Path, folder: Path) -> Path:
+    """A copy of the model whose own dropout is off, which draws other numbers in each process."""
+    copy = Path(shutil.copytree(model, folder / "still"))
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["MultipleNegativesRankingLoss", "CosineSimilarityLoss"])
+def test_two_processes_train_as_one(tiny_model: Path, pairs_file: Path, tmp_path: Path, loss: str) -> None:
+    """Two epochs, each with a last batch that is not full."""
+    data, metric = pairs_file, "nDCG@10"
+    if loss == "CosineSimilarityLoss":
+        data, metric = tmp_path / "scores.csv", "Spearman"
+        lines = [f"{a},{b},1\n{a},{c},0\n" for (a, b), (_, c) in pairwise(translations(120))]
+        data.write_text("sentence1,sentence2,score\n" + "".join(lines))
+    settings = {
+        "--model": without_dropout(tiny_model, tmp_path), "--data": data, "--loss": loss, "--learning-rate": 0.01,
+        "--batch-size": 32, "--lora.dropout": 0, "--epochs": 2, "--max-pairs": 200, "--general": "none",
+        "--format": "json",
+    }  # fmt: skip
+    flags = [str(part) for flag in settings.items() for part in flag]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = ["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    one, two = (
+        json.loads(run([sys.executable, *start, "-m", "ingraft", "train", *flags, "--output", output], environment))
+        for start, output in (([], str(tmp_path / "one")), (launcher, str(tmp_path / "two")))
+    )
+    rows = one["data"]["training_rows"]
+    assert rows % 32
+    assert one["steps"] == two["steps"] == 2 * -(-rows // 32)
+    assert two["course"]["losses"] == pytest.approx(one["course"]["losses"], abs=1e-4)
+    assert two["course"]["losses"][0] > 1e-2
+    assert two["after"][metric] == pytest.approx(one["after"][metric], abs=1e-3)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert float((second[name] - tensor).norm()) <= 1e-3 * float(tensor.norm()), name
 
 
 @pytest.mark.slow
