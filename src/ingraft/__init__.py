@@ -15,44 +15,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ingraft.adapted import load_adapted
-    from ingraft.embedding.run import embed
-    from ingraft.errors import CheckFailed, IngraftError, UnusableInput
-    from ingraft.exporters.run import export
-    from ingraft.exporters.static import export_static
-    from ingraft.inspection import inspect
-    from ingraft.merge_callback import MergeCallback
-    from ingraft.pipeline import MergeResult, merge
-    from ingraft.plan import plan_merge
-    from ingraft.proof import verify
-    from ingraft.steps import MergePlan
-    from ingraft.trained import merge_trained
-    from ingraft.upload.run import push
-    from ingraft.verification.report import Check, VerificationReport
+    from ingraft.adapted import load_adapted as load_adapted
+    from ingraft.embedding.run import embed as embed
+    from ingraft.errors import CheckFailed as CheckFailed
+    from ingraft.errors import IngraftError as IngraftError
+    from ingraft.errors import UnusableInput as UnusableInput
+    from ingraft.exporters.run import export as export
+    from ingraft.exporters.static import export_static as export_static
+    from ingraft.inspection import inspect as inspect
+    from ingraft.merge_callback import MergeCallback as MergeCallback
+    from ingraft.pipeline import MergeResult as MergeResult
+    from ingraft.pipeline import merge as merge
+    from ingraft.plan import plan_merge as plan_merge
+    from ingraft.proof import verify as verify
+    from ingraft.steps import MergePlan as MergePlan
+    from ingraft.trained import merge_trained as merge_trained
+    from ingraft.upload.run import push as push
+    from ingraft.verification.report import Check as Check
+    from ingraft.verification.report import VerificationReport as VerificationReport
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Check",
-    "CheckFailed",
-    "IngraftError",
-    "MergeCallback",
-    "MergePlan",
-    "MergeResult",
-    "UnusableInput",
-    "VerificationReport",
-    "embed",
-    "export",
-    "export_static",
-    "inspect",
-    "load_adapted",
-    "merge",
-    "merge_trained",
-    "plan_merge",
-    "push",
-    "verify",
-]
-
+# Every public name and the module that it is imported from when it is asked for.
 _HOME = {
     "Check": "verification.report",
     "CheckFailed": "errors",
@@ -73,6 +57,8 @@ _HOME = {
     "push": "upload.run",
     "verify": "proof",
 }
+
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,19 @@ def test_plan_that_was_made_before(adapter: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_public_names_are_where_type_checkers_find_them() -> None:
+    """What is imported for them alone says the same as the table that is read when a name is asked for."""
+    tree = ast.parse(Path(ingraft.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found = {name.name: f"{node.module}" for node in imports for name in node.names if name.asname}
+
+    assert found == {name: f"ingraft.{module}" for name, module in ingraft._HOME.items()}
+    assert sorted(found) == ingraft.__all__
+
+
 def test_public_names() -> None:
     assert ingraft.merge is merge
     assert set(ingraft.__all__) <= set(dir(ingraft))
+    assert all(getattr(ingraft, name) is not None for name in ingraft.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'merg'"):
         ingraft.merg  # noqa: B018
