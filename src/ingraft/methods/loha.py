@@ -38,4 +38,4 @@ def _factors(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]
     """[out, r] and [r, in·k·k]."""
     if core is None:
         return a, b
-    return a.T, torch.einsum("ijkl,jr->irkl", core, b).flatten(1)
+    return a.T, torch.einsum("i j ..., j r -> i r ...", core, b).flatten(1)

@@ -29,7 +29,7 @@ def lokr(
     """
     w1 = _matrix(lokr_w1, lokr_w1_a, lokr_w1_b)
     if lokr_t2 is not None and lokr_w2_a is not None and lokr_w2_b is not None:
-        w2 = torch.einsum("ijkl,ip,jr->prkl", lokr_t2, lokr_w2_a, lokr_w2_b)
+        w2 = torch.einsum("i j ..., i p, j r -> p r ...", lokr_t2, lokr_w2_a, lokr_w2_b)
     else:
         w2 = _matrix(lokr_w2, lokr_w2_a, lokr_w2_b)
     from_right = w2.dim() == 3
