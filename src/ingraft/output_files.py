@@ -52,12 +52,20 @@ class CarriedFile:
 
 
 @dataclass(frozen=True)
+class LeftFile:
+    """A file of the base that the output does not have, by its path there, and why not."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class OutputFiles:
-    """`layout` is the merged model's; `left_behind` are the base's files that would be stale or useless in it."""
+    """`layout` is the merged model's."""
 
     layout: Layout
     carried: tuple[CarriedFile, ...]
-    left_behind: tuple[str, ...]
+    left_behind: tuple[LeftFile, ...]
 
 
 def output_folders(bases: Sequence[Layout], trained: Layout) -> dict[str, str]:
@@ -77,13 +85,13 @@ def output_files(
     """
     layout = adapter_layout if adapter_layout.is_sentence_transformers else base
     carried: dict[str, Path] = {}
-    left: list[str] = []
+    left: list[LeftFile] = []
     for path in _walk(base.root):
-        target = _place_of_base_file(path, base, layout, adapted)
-        if target is None:
-            left.append(str(path))
+        reason = _why_left(path, base, layout, adapted)
+        if reason:
+            left.append(LeftFile(str(path), reason))
         else:
-            carried[target] = base.root / path
+            carried[_place_of_base_file(path, base, adapted)] = base.root / path
     for path in _walk(root):
         if adapter_layout.is_sentence_transformers:
             target = _place_of_trained_file(path, adapter_layout, adapted)
@@ -96,7 +104,7 @@ def output_files(
     return OutputFiles(layout, files, tuple(left))
 
 
-def _drop_stale_vocabulary(carried: dict[str, Path], base: Path, left: list[str]) -> None:
+def _drop_stale_vocabulary(carried: dict[str, Path], base: Path, left: list[LeftFile]) -> None:
     """Take the base's vocabulary files out where the adapter brings a tokenizer with another vocabulary."""
     for place in [place for place in carried if PurePosixPath(place).name == "tokenizer.json"]:
         folder = PurePosixPath(place).parent
@@ -107,7 +115,7 @@ def _drop_stale_vocabulary(carried: dict[str, Path], base: Path, left: list[str]
             stale = carried.get(str(folder / name))
             if stale is not None and stale.is_relative_to(base) and not _same_vocabulary(own, stale.parent):
                 del carried[str(folder / name)]
-                left.append(str(stale.relative_to(base)))
+                left.append(LeftFile(str(stale.relative_to(base)), "the adapter's tokenizer has another vocabulary"))
 
 
 def _same_vocabulary(tokenizer: Path, other: Path) -> bool:
@@ -131,20 +139,27 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
             yield relative
 
 
-def _place_of_base_file(path: PurePosixPath, base: Layout, layout: Layout, adapted: Mapping[str, str]) -> str | None:
-    if _is_adapter_file(path) or _is_trainer_file(path) or path.name in OWN_FILES:
-        return None
+def _why_left(path: PurePosixPath, base: Layout, layout: Layout, adapted: Mapping[str, str]) -> str:
+    """Why a file of the base is stale or useless in the output; empty where it goes along."""
+    if _is_adapter_file(path):
+        return "belongs to an adapter, which would be applied again"
+    if _is_trainer_file(path):
+        return "a trainer's state"
+    if path.name in OWN_FILES:
+        return "speaks of the base's own files"
     module = _module_of(path, base)
     if module and module not in adapted:
         # A module other than an adapted transformer: whole, if the merged model still has it.
-        return str(path) if module in layout.paths else None
+        return "" if module in layout.paths else "its module is not in the merged model"
     if _is_weight_file(path) or EXPORT_FOLDERS & set(path.parts[:-1]):
-        return None
-    if str(path) == "modules.json" and layout is not base:
-        return None
-    if module in adapted:
-        return str(PurePosixPath(adapted[module]) / path.relative_to(module or "."))
-    return str(path)
+        return "holds the unmerged weights"
+    return "the adapter's directory has its own" if str(path) == "modules.json" and layout is not base else ""
+
+
+def _place_of_base_file(path: PurePosixPath, base: Layout, adapted: Mapping[str, str]) -> str:
+    """Where a file of the base goes: an adapted transformer's folder may have another name in the output."""
+    module = _module_of(path, base)
+    return str(PurePosixPath(adapted[module]) / path.relative_to(module or ".")) if module in adapted else str(path)
 
 
 def _place_of_trained_file(path: PurePosixPath, layout: Layout, adapted: Mapping[str, str]) -> str | None:

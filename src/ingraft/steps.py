@@ -13,7 +13,7 @@ from ingraft.base_precision import Dequantised
 from ingraft.checkpoint import TensorInfo, tensor_nbytes, write_header
 from ingraft.layout import Layout
 from ingraft.methods.method import LayerKind, Route, Setting
-from ingraft.output_files import CarriedFile
+from ingraft.output_files import CarriedFile, LeftFile
 
 Action = Literal["copy", "cast", "edit", "replace", "add"]
 REPLACE = "="  # the formula of a tensor that takes the place of the base's
@@ -144,7 +144,7 @@ class MergePlan:
     shards: tuple[OutputShard, ...]
     carried: tuple[CarriedFile, ...]
     written: tuple[WrittenFile, ...]
-    left_behind: tuple[str, ...]
+    left_behind: tuple[LeftFile, ...]
     notes: tuple[str, ...]
     needed_disk: int
     needed_memory: int

@@ -44,7 +44,27 @@ def test_plain_adapter_on_a_plain_base(tmp_path: Path) -> None:
         name: f"base/{name}" for name in ("config.json", "tokenizer.json", "README.md", "own_code.py")
     }
     assert files.layout.root == base
-    assert files.left_behind == ("model.safetensors",)
+    assert [file.path for file in files.left_behind] == ["model.safetensors"]
+
+
+def test_reasons_for_what_is_left_behind(tmp_path: Path) -> None:
+    base = touch(tmp_path / "base", "config.json", "model.safetensors", "onnx/config.json", "adapter_config.json")
+    touch(base, "scheduler.pt", "ingraft.json", "2_Dense/config.json", "vocab.txt")
+    write_modules(base, dense=True)
+    adapter = touch(tmp_path / "adapter", *ADAPTER, "tokenizer.json")
+    write_modules(adapter)
+
+    assert {file.path: file.reason for file in place(base, adapter).left_behind} == {
+        "model.safetensors": "holds the unmerged weights",
+        "onnx/config.json": "holds the unmerged weights",
+        "adapter_config.json": "belongs to an adapter, which would be applied again",
+        "scheduler.pt": "a trainer's state",
+        "ingraft.json": "speaks of the base's own files",
+        "2_Dense/config.json": "its module is not in the merged model",
+        "2_Dense/model.safetensors": "its module is not in the merged model",
+        "modules.json": "the adapter's directory has its own",
+        "vocab.txt": "the adapter's tokenizer has another vocabulary",
+    }
 
 
 def test_tokenizer_beside_a_plain_adapter(tmp_path: Path) -> None:
@@ -153,7 +173,7 @@ def test_vocabulary_files_of_another_tokenizer_are_dropped(tmp_path: Path) -> No
     files = place(base, adapter)
 
     assert set(sources(files, tmp_path)) == {"config.json", "tokenizer.json"}
-    assert {"vocab.txt", "added_tokens.json"} <= set(files.left_behind)
+    assert {"vocab.txt", "added_tokens.json"} <= {file.path for file in files.left_behind}
 
     write_json(adapter / "tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": []})
     assert {"vocab.txt", "added_tokens.json"} <= set(sources(place(base, adapter), tmp_path))
