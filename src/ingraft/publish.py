@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ingraft.errors import UnusableInput
-from ingraft.files import available_memory, free_bytes, human_bytes
+from ingraft.files import human_bytes
+from ingraft.machine import available_memory, free_bytes, is_running
 
 try:
     import fcntl
@@ -166,7 +167,7 @@ def _unused(folder: Path, process: int) -> Iterator[bool]:
         yield False
         return
     if descriptor is None:
-        yield process != os.getpid() and not _alive(process)
+        yield process != os.getpid() and not is_running(process)
         return
     try:
         yield True
@@ -194,18 +195,6 @@ def _lock(folder: Path, *, shared: bool) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _alive(process: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager

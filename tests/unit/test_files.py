@@ -1,27 +1,14 @@
-"""JSON that says where it is broken, paths that stay in their directory, room on disk and in memory."""
+"""JSON that says where it is broken, paths that stay in their directory."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ingraft.errors import UnusableInput
-from ingraft.files import (
-    MAX_JSON_BYTES,
-    available_memory,
-    free_bytes,
-    human_bytes,
-    inside,
-    read_json,
-    read_json_object,
-    to_json,
-)
+from ingraft.files import MAX_JSON_BYTES, human_bytes, inside, read_json, read_json_object, to_json
 
 
 def test_json_as_it_is(tmp_path: Path) -> None:
@@ -100,80 +87,6 @@ def test_outside(name: str, tmp_path: Path) -> None:
 )
 def test_human_bytes(count: float, text: str) -> None:
     assert human_bytes(count) == text
-
-
-def test_free_bytes_of_a_folder_to_come(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "a" / "b") == pytest.approx(os.statvfs(tmp_path).f_bavail * 4096, rel=0.2)
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
-    """Gives files below /proc and /sys the contents that a test wants; those it does not name do not exist."""
-    real = io.open
-
-    def arrange(contents: dict[str, str]) -> None:
-        def open_(path: Any, *arguments: Any, **keywords: Any) -> Any:
-            name = os.fspath(path) if not isinstance(path, int) else ""
-            if not str(name).startswith(("/proc/", "/sys/")):
-                return real(path, *arguments, **keywords)
-            if name not in contents:
-                raise FileNotFoundError(2, "No such file or directory", name)
-            return io.StringIO(contents[name])
-
-        monkeypatch.setattr(io, "open", open_)
-        monkeypatch.setattr("builtins.open", open_)
-
-    return arrange
-
-
-MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
-
-
-def test_memory_of_the_machine(pretend: Callable[[dict[str, str]], None]) -> None:
-    pretend({"/proc/meminfo": MEMINFO, "/sys/fs/cgroup/memory.max": "max\n"})
-
-    assert available_memory() == 8_000_000 * 1024
-
-
-def test_memory_of_a_container(pretend: Callable[[dict[str, str]], None]) -> None:
-    cgroup = "/sys/fs/cgroup/memory"
-    pretend(
-        {
-            "/proc/meminfo": MEMINFO,
-            f"{cgroup}.max": "1000000000\n",
-            f"{cgroup}.current": "400000000\n",
-            f"{cgroup}.stat": "anon 400000000\ninactive_file 0\nactive_file 0\n",
-        }
-    )
-
-    assert available_memory() == 600_000_000
-
-
-def test_cached_files_do_not_use_up_a_container(pretend: Callable[[dict[str, str]], None]) -> None:
-    """Reading a large model fills the page cache, which counts as the container's and is given back on demand."""
-    cgroup = "/sys/fs/cgroup/memory"
-    pretend(
-        {
-            "/proc/meminfo": MEMINFO,
-            f"{cgroup}.max": "1000000000\n",
-            f"{cgroup}.current": "990000000\n",
-            f"{cgroup}.stat": "anon 90000000\nfile 900000000\ninactive_file 900000000\nactive_file 0\n",
-        }
-    )
-
-    found = available_memory()
-
-    assert found is not None
-    assert found >= 850_000_000
-
-
-def test_memory_of_a_system_without_proc(pretend: Callable[[dict[str, str]], None]) -> None:
-    pretend({})
-
-    found = available_memory()
-
-    assert found is not None
-    assert found == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_json_of_what_is_no_text() -> None:

@@ -17,7 +17,8 @@ from ingraft.adapted.transformers import transformers_by_folder
 from ingraft.adapter import Adapter, open_adapters
 from ingraft.base_model import BaseModel, open_base, quantisation_of
 from ingraft.errors import UnusableInput
-from ingraft.files import available_memory, human_bytes
+from ingraft.files import human_bytes
+from ingraft.machine import available_memory
 from ingraft.methods.table import method_for
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ingraft.base_precision.layers import QuantisedLayer
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
-from ingraft.files import available_memory, free_bytes, human_bytes
+from ingraft.files import human_bytes
+from ingraft.machine import available_memory, free_bytes
 
 # Measured: an interpreter with torch and bitsandbytes, and the pieces that are worked on.
 _RUNTIME_MEMORY = 600_000_000

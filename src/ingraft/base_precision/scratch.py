@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ingraft.base_precision.dequantised import CopiedTensor, ScratchShard
 from ingraft.checkpoint import Checkpoint, Shard, TensorInfo, tensor_nbytes, write_header
 from ingraft.checkpoint.checkpoint import WEIGHT_FILES
 from ingraft.files import to_json
+from ingraft.machine import is_running
 
 _PREFIX = "ingraft-base-"
 
@@ -83,23 +83,11 @@ def _directory() -> Path:
     """A new temporary directory; those of processes that were killed are removed."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         process = left.name.removeprefix(_PREFIX).split("-")[0]
-        if process.isdecimal() and not _alive(int(process)):
+        if process.isdecimal() and not is_running(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _alive(process: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _link_files(model: BaseModel, root: Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ingraft.checkpoint import dtype_name
 from ingraft.cli.show import count, line, plural
-from ingraft.files import free_bytes, human_bytes
+from ingraft.files import human_bytes
+from ingraft.machine import free_bytes
 from ingraft.naming.numbers import layer_span
 
 if TYPE_CHECKING:

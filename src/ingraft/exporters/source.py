@@ -10,9 +10,10 @@ from typing import Any
 from ingraft.adapted.sentence import load_model
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput
-from ingraft.files import available_memory, human_bytes, read_json_object
+from ingraft.files import human_bytes, read_json_object
 from ingraft.hub import local_directory
 from ingraft.layout import TRANSFORMER_TYPES, Layout, read_layout
+from ingraft.machine import available_memory
 from ingraft.output_files import SIGNATURE
 
 # The live model in float32, its graph while it is written, and the session that runs it.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.files import free_bytes, human_bytes, read_json, read_json_object, to_json
+from ingraft.files import human_bytes, read_json, read_json_object, to_json
+from ingraft.machine import free_bytes
 from ingraft.training.config import TrainingConfig
 from ingraft.training.keys import plain
 

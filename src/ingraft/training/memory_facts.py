@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingraft.files import available_memory, read_json_object, to_json
+from ingraft.files import read_json_object, to_json
+from ingraft.machine import available_memory
 from ingraft.training.config import TrainingConfig
 from ingraft.training.keys import plain
 from ingraft.training.losses import cached_form

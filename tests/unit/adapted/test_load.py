@@ -35,7 +35,7 @@ from helpers.models import (
 )
 from ingraft.adapted import load_adapted
 from ingraft.errors import UnusableInput
-from ingraft.files import available_memory
+from ingraft.machine import available_memory
 
 
 def embeddings(model: Any, **options: Any) -> Tensor:
