@@ -29,7 +29,7 @@ from ingraft.steps import MergePlan
 from ingraft.verification import weights
 from ingraft.verification.probe import ROW_LIMIT, ProbeResult
 from ingraft.verification.report import Check
-from ingraft.verification.truth import random_input
+from ingraft.verification.truth import open_truth, random_input
 from ingraft.verification.weights import verify_weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -185,6 +185,15 @@ def test_bias_that_is_off_is_found(dtype: torch.dtype, spoil: Callable[..., dict
     assert not spoil(f"{QUERY}.bias", nudge, dtype)["probes"].passed
 
 
+def test_bias_that_is_off_by_a_ten_thousandth_is_found(tmp_path: Path) -> None:
+    plan = merge(tmp_path)
+    name = f"{QUERY}.bias"
+    file = next(tmp_path / "out" / shard.file for shard in plan.shards if name in {s.tensor for s in shard.steps})
+    change_tensors(file, {name: load_file(file)[name] * 1.0001})
+
+    assert not checks(plan, tmp_path)["probes"].passed
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saved_module_that_is_off_is_found(dtype: torch.dtype, spoil: Callable[..., dict[str, Check]]) -> None:
     """By a single bit."""
@@ -279,6 +288,21 @@ def test_tensor_that_left_the_adapter_is_found(tmp_path: Path) -> None:
     found = next(check for check in weights._checks(plan, []) if check.name == "adapter tensors")
 
     assert (found.passed, found.value, found.limit) == (False, found.limit, found.limit)
+
+
+def test_parts_of_a_weight_are_joined_by_their_rows(tmp_path: Path) -> None:
+    """In whatever order the plan comes to them."""
+    plan = merge(tmp_path)
+    step = next(step for step in plan.steps() if step.tensor == f"{QUERY}.weight")
+    (edit,) = step.edits
+    half = HIDDEN // 2
+    first = replace(edit, elements=(0, half * HIDDEN), rows=(0, half))
+    last = replace(edit, elements=(half * HIDDEN, HIDDEN * HIDDEN), rows=(half, HIDDEN))
+    with open_truth(plan) as truth:
+        found = truth._joined([(step, last), (step, first)])
+
+    assert step.source is not None
+    assert found.equal(load_file(step.source.file)[step.tensor])
 
 
 def test_truncated_file_is_found(tmp_path: Path) -> None:
@@ -430,7 +454,8 @@ def test_untouched_tensor_in_another_dtype_that_is_off_is_found(asked: str, tmp_
     assert step.tensor in found.where
 
 
-def test_error_of_a_thousandth_is_found_where_peft_is_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [1000, 10_000])
+def test_small_error_is_found_where_peft_is_asked(part: int, tmp_path: Path) -> None:
     """(IA)³ is answered by PEFT's layer, whose arithmetic may lose more than two small products, but not much."""
     base = write_base(tmp_path / "base")
     scales = {f"base_model.model.{QUERY}.ia3_l": 1 + torch.arange(HIDDEN).reshape(-1, 1) / 10}
@@ -443,6 +468,6 @@ def test_error_of_a_thousandth_is_found_where_peft_is_asked(tmp_path: Path) -> N
     assert checks(plan, tmp_path)["probes"].passed
     file, name = tmp_path / "out" / "model.safetensors", f"{QUERY}.weight"
     noise = torch.randn(HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(0))
-    change_tensors(file, {name: load_file(file)[name] * (1 + noise / 1000)})
+    change_tensors(file, {name: load_file(file)[name] * (1 + noise / part)})
 
     assert not checks(plan, tmp_path)["probes"].passed
