@@ -11,7 +11,6 @@ from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModul
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind, Method, Target
-from ingraft.methods.rows_lora import EMBEDDING_FORMULAS, EXPERT_FORMULAS
 from ingraft.naming import Names, Region
 from ingraft.steps import IN_MEMORY, REPLACE, Edit
 
@@ -84,9 +83,9 @@ def _formula(method: Method, owner: TargetModule, target: Target, names: Names) 
     if "trainable_tokens_delta" in owner.tensors:
         return "tokens:trainable_tokens"
     if target.kind == "embedding":
-        return EMBEDDING_FORMULAS.get(method.formula, method.formula)
+        return method.embedding or method.formula
     if _is_stack(owner, names):
-        return EXPERT_FORMULAS.get(method.formula, method.formula)
+        return method.expert or method.formula
     return method.formula
 
 

@@ -24,7 +24,6 @@ from transformers.pytorch_utils import Conv1D
 from ingraft.adapter import open_adapter
 from ingraft.adapter.grouping import AdapterTensors, TargetModule, group_tensors
 from ingraft.methods.method import LayerKind, Method, Target
-from ingraft.methods.rows_lora import EMBEDDING_FORMULAS
 from ingraft.methods.table import formula, method_for
 
 ModelFactory = Callable[[], nn.Module]
@@ -230,7 +229,7 @@ def formula_of(row: Method, target: Target) -> str:
     """Replaced tokens and embeddings have formulas of their own."""
     if "trainable_tokens_delta" in target.tensors:
         return "tokens:trainable_tokens"
-    return EMBEDDING_FORMULAS.get(row.formula, row.formula) if target.kind == "embedding" else row.formula
+    return (target.kind == "embedding" and row.embedding) or row.formula
 
 
 def call(reference: str, inputs: Mapping[str, Tensor], settings: Mapping[str, Any], **more: Any) -> Any:

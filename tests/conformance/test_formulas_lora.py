@@ -29,7 +29,7 @@ from conformance.formula_harness import (
     save_adapter,
 )
 from ingraft.methods.method import Target
-from ingraft.methods.rows_lora import EXPERT_FORMULAS, ROWS
+from ingraft.methods.rows_lora import ROWS
 
 LINEAR = layers(
     tall=lambda: nn.Linear(6, 10), wide=lambda: nn.Linear(10, 6, bias=False), square=lambda: nn.Linear(8, 8)
@@ -187,7 +187,7 @@ def test_experts_of_targeted_parameters(tmp_path: Path, is_transposed: bool) -> 
         assert settings["experts"] == 3
         with torch.no_grad():
             for number, matrix in enumerate(stack):
-                rows = call(EXPERT_FORMULAS[row.formula], inputs, settings, expert=number)
+                rows = call(row.expert, inputs, settings, expert=number)
                 turned = matrix.T.contiguous() if is_transposed else matrix
                 new = in_blocks(rows, turned.clone(), 2)
                 matrix.copy_(new.T if is_transposed else new)

@@ -40,6 +40,7 @@ class Method:
     shared    key (below `base_model.`) of tensors that all modules share → parameter of the formula
     replaces  key suffix of a tensor that simply takes a parameter's place → that parameter (`".w": "weight"`)
     formula   `"file:function"` below `ingraft.methods`; imported when a merge runs, not before
+    embedding  the same for embeddings, and `expert` for one of a stack of experts, where it is another formula
     bias      the same for the layer's bias, where the method changes it: a function of the bias [out]
     bias_tensors  parameters of the bias formula alone; where a module has none of them its bias stays
     settings  (adapter config, target, all targets) → keyword arguments of formula and bias formula; raises
@@ -59,6 +60,8 @@ class Method:
     replaces: Mapping[str, str] = field(default_factory=dict)
     kinds: frozenset[LayerKind] = frozenset({"linear", "conv1d"})
     formula: str = ""
+    embedding: str = ""
+    expert: str = ""
     bias: str = ""
     bias_tensors: frozenset[str] = frozenset()
     settings: SettingsOf = lambda config, target, targets: {}

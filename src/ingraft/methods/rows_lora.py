@@ -12,7 +12,7 @@ Config = Mapping[str, Any]
 
 # Embeddings take another formula than the row's. PEFT starts them plainly, whatever start the config names, and knows
 # no other variant of theirs than DoRA.
-EMBEDDING_FORMULAS = {
+_EMBEDDING_FORMULAS = {
     "lora:lora": "lora:lora_embedding",
     "lora:lora_block_diagonal": "lora:lora_embedding",
     "dora:dora": "dora:dora_embedding",
@@ -21,7 +21,7 @@ EMBEDDING_FORMULAS = {
     "pissa:kasa": "lora:lora_embedding",
 }
 # So do stacks of experts (`target_parameters`): it wants to know which `expert` it is for.
-EXPERT_FORMULAS = {"lora:lora": "lora:lora_expert"}
+_EXPERT_FORMULAS = {"lora:lora": "lora:lora_expert"}
 
 TENSORS = {
     ".lora_A.weight": "lora_A",
@@ -74,6 +74,8 @@ def _merged(
         optional=frozenset(tensors.values()),
         kinds=kinds,
         formula=formula,
+        embedding=_EMBEDDING_FORMULAS[formula],
+        expert=_EXPERT_FORMULAS.get(formula, ""),
         bias="lora:lora_bias",
         bias_tensors=frozenset({"lora_bias"}),
         settings=settings_of,

@@ -11,7 +11,6 @@ from peft.utils.peft_types import PeftType
 
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import Method
-from ingraft.methods.rows_lora import EMBEDDING_FORMULAS
 from ingraft.methods.table import METHODS, formula, method_for
 
 STREAMED = [method for method in METHODS if method.route == "streamed"]
@@ -58,14 +57,15 @@ def test_formulas_take_what_the_row_reads(method: Method) -> None:
     """Positional parameters are tensors (or the base, or the bias); each is one that the row finds in the file."""
     assert method.formula or method.bias or method.replaces
     known = {*method.tensors.values(), *method.shared.values()}
-    for reference, given in ((method.formula, "base"), (method.bias, "bias")):
+    formulas = ((method.formula, "base"), (method.embedding, "base"), (method.expert, "base"), (method.bias, "bias"))
+    for reference, given in formulas:
         if reference:
             parameters = inspect.signature(formula(reference)).parameters.values()
             tensors = {p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY}
             assert tensors - {given} <= known
-            # a tensor that a module may lack may be left out of the call
+            # a tensor that a module may lack may be left out of the call; an embedding has others than a linear layer
             needed = {p.name for p in parameters if p.default is inspect.Parameter.empty} & method.optional
-            assert not needed - method.bias_tensors or reference in EMBEDDING_FORMULAS
+            assert not needed - method.bias_tensors or (given == "base" and method.embedding)
     assert method.optional <= set(method.tensors.values())
     assert method.bias_tensors <= set(method.tensors.values())
 
