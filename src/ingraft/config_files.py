@@ -8,11 +8,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ingraft.base_model import EDITABLE_DTYPES, BaseModel
-from ingraft.checkpoint import Checkpoint
+from ingraft.checkpoint import FLOAT_NAMES, Checkpoint
 from ingraft.files import to_json
 from ingraft.steps import OutputShard, WrittenFile
-
-TORCH_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def config_changes(
@@ -22,8 +20,8 @@ def config_changes(
     config: dict[str, Any] = copy.deepcopy(dict(model.config))
     reasons = []
     if stored and stored != model.checkpoint.dtype:
-        _set_dtype(config, TORCH_NAMES[stored])
-        reasons.append(f"dtype {TORCH_NAMES[stored]}")
+        _set_dtype(config, FLOAT_NAMES[stored])
+        reasons.append(f"dtype {FLOAT_NAMES[stored]}")
     grown = _grown_vocabulary(shards)
     if grown is not None:
         _set_where_found(config, "vocab_size", grown)

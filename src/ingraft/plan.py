@@ -10,8 +10,9 @@ from typing import Any, Literal
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
 from ingraft.base_model import BaseModel, open_base, quantisation_of, vocabulary_sizes
 from ingraft.base_precision import BasePrecision, Dequantised, at_precision
+from ingraft.checkpoint import FLOAT_NAMES
 from ingraft.completeness import check_layers_covered, with_configured_modules
-from ingraft.config_files import TORCH_NAMES, config_changes, index_file
+from ingraft.config_files import config_changes, index_file
 from ingraft.errors import UnusableInput, nearest
 from ingraft.experts import has_target_parameters, with_parameters
 from ingraft.fingerprint import check_trained_on
@@ -31,7 +32,7 @@ from ingraft.ties import TiePlan, plan_ties
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 FileLayout = Literal["portable", "legacy", "keep"]
 FILE_LAYOUTS: tuple[FileLayout, ...] = ("portable", "legacy", "keep")
-STORED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+STORED_DTYPES: Mapping[DType, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 # Measured: an interpreter with torch, and the block buffers of the threads.
 RUNTIME_MEMORY = 350_000_000
 # Measured: the same with transformers and peft.
@@ -133,7 +134,7 @@ def _plan_one(
     )
     model = chosen.model
     tensors, names = _find_names(adapter, grouped, model, method, trust_remote_code)
-    edits = place_targets(adapter, method, tensors, names, TORCH_NAMES.get(model.checkpoint.dtype, "float32"))
+    edits = place_targets(adapter, method, tensors, names, FLOAT_NAMES.get(model.checkpoint.dtype, "float32"))
     replaced, absent = place_saved(adapter, tensors.saved, names, vocabulary_sizes(model))
     check_layers_covered(adapter, model.checkpoint, tensors, names)
     added = _added(adapter, absent)

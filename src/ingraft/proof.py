@@ -17,7 +17,7 @@ from ingraft.plan import FILE_LAYOUTS, STORED_DTYPES, DType, FileLayout, plan_me
 from ingraft.steps import MergePlan
 from ingraft.verification.report import Check, VerificationReport
 
-_DTYPE_OPTIONS: Mapping[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_OPTIONS: Mapping[str, DType] = {stored: option for option, stored in STORED_DTYPES.items()}
 
 
 def verify(
@@ -132,7 +132,7 @@ def _planned(
     found = _weights(plan, folder)
     planned = {(shard.file, step.tensor): step.dtype for shard in plan.shards for step in shard.steps}
     if any(planned.get(place, info.dtype) != info.dtype for place, info in found.items()):
-        dtype = _DTYPE_OPTIONS.get(_most(list(found.values())), "auto")
+        dtype = _OPTIONS.get(_most(list(found.values())), "auto")
     return _nearest_layout(lambda layout: plan_for(dtype=dtype, layout=layout), folder)
 
 
