@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ingraft
 import ingraft.execute
 import ingraft.verification.weights
 from helpers.files import snapshot
-from helpers.handmade import attention_modules, bert_shapes, lora_tensors, write_adapter, write_base
+from helpers.handmade import HIDDEN, attention_modules, bert_shapes, lora_tensors, write_adapter, write_base
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.pipeline import merge, run_plan
 from ingraft.plan import plan_merge
@@ -135,6 +136,17 @@ def test_plan_that_was_made_before(adapter: Path, tmp_path: Path) -> None:
     assert result.report is None
     assert result.plan is plan
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_whole_tensors_count_as_change(tmp_path: Path) -> None:
+    """An adapter that holds a module whole, and nothing else, changes the base."""
+    name = "pooler.dense.weight"
+    tensors = {f"base_model.model.{name}": torch.ones(HIDDEN, HIDDEN)}
+    adapter = write_adapter(tmp_path / "a", write_base(tmp_path / "b"), tensors=tensors, modules_to_save=["pooler"])
+
+    result = merge(adapter, tmp_path / "out")
+
+    assert [(figure.tensor, figure.changed) for figure in result.figures] == [(name, HIDDEN * HIDDEN)]
 
 
 def test_public_names_are_where_type_checkers_find_them() -> None:
