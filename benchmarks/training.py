@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.contenders import environment
 from benchmarks.machine import describe
 from benchmarks.measure import Run, files_below, fresh, quiet_run, run
-from benchmarks.training_table import BARE, BASE, DORA, FULL, INGRAFT, QUERY_VALUE, Measured, better_rate, page
+from benchmarks.training_table import BARE, BASE, DORA, FULL, INGRAFT, QUERY_VALUE, RATE, Measured, better_rate, page
 from benchmarks.workplace import HERE, RESULTS, options
 from ingraft.demo.data import catalogue, diagnosis_data, model_directory
 
 ROOT = HERE.resolve().parent
 PAIRS = 1_000
-RATE, RANK, SCALE, DROPOUT = 1e-3, 8, 4, 0.1
+RANK, SCALE, DROPOUT = 8, 4, 0.1
 FULL_RATES = (5e-5, 2e-4)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 RANKS = (4, 8, 16)
@@ -82,9 +82,10 @@ def kept() -> list[dict[str, Any]]:
     return runs
 
 
-def trials(rounds: int, done: list[Measured]) -> Iterator[Trial]:
+def trials(rounds: int, done: Sequence[Measured]) -> Iterator[Trial]:
     """What is still to be measured, in turn; each round begins with another contender."""
     known = {_key(trial) for trial in done}
+    known |= {("rates", *rest) for part, *rest in known if part == "methods"}  # the same training
 
     def open_ones() -> Iterator[Trial]:
         yield Trial("methods", BASE, rank=0, rate=0)

@@ -6,10 +6,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.measure import QUIET_CORES
+
 Measured = Mapping[str, Any]
 
 BASE, INGRAFT, BARE = "base model", "LoRA, all linear layers", "the same LoRA, bare script"
 QUERY_VALUE, DORA, FULL = "LoRA, query and value", "DoRA, all linear layers", "full fine-tuning, bare script"
+# What `learning_rate: auto` takes for this base.
+RATE = 1e-3
 _ORDER = (BASE, QUERY_VALUE, INGRAFT, BARE, DORA, FULL)
 _HOW = """\
 Written by `make bench-training` (see [README.md](README.md)) from the runs in `results/training.json`.
@@ -24,6 +28,8 @@ def page(runs: Sequence[Measured], machine: Measured) -> str:
     """The whole page; a part that was not measured is left out."""
     methods = [run for run in runs if run["part"] == "methods"]
     rates = [run for run in runs if run["part"] == "rates"]
+    # The same training, measured for the first table.
+    rates += [run for run in methods if rates and run["contender"] == INGRAFT and run["seed"] == 0]
     parts = ["# Training", _HOW]
     if methods:
         parts += ["## Quality, time, memory, size", _methods(methods), _notes(methods)]
@@ -48,39 +54,54 @@ def _methods(runs: Sequence[Measured]) -> str:
         mine = [run for run in runs if run["contender"] == name]
         if name == FULL:
             mine = [run for run in mine if run["rate"] == better_rate(mine)]
-        if not mine:
+        rated = [run for run in mine if name in (BASE, FULL) or run["rate"] == RATE]
+        if not rated:
             continue
-        quality = [_spread([run[metric] for run in mine], ".4f") for metric in ("nDCG@10", "accuracy@1")]
+        quality = [_spread([run[metric] for run in rated], ".4f") for metric in ("nDCG@10", "accuracy@1")]
         if name == BASE:
-            rows.append([name, *quality, *[""] * 5])
+            rows.append([name, "", *quality, *[""] * 5])
             continue
-        first = mine[0]
-        thousand = [1000 / run["pairs"] for run in mine]
-        timed = list(zip(mine, thousand, strict=True))
+        first, timed = mine[0], _undisturbed(mine)
         rows.append(
             [
                 name,
+                str(len(rated)),
                 *quality,
                 f"{100 * first['trainable'] / first['parameters']:.3g} %",
-                _spread([run["train"] * factor for run, factor in timed], ".1f"),
-                _spread([run["seconds"] * factor for run, factor in timed], ".1f"),
+                _spread([1000 * run["train"] / run["pairs"] for run in timed], ".1f") if timed else "disturbed",
+                _spread([1000 * run["seconds"] / run["pairs"] for run in timed], ".1f") if timed else "disturbed",
                 f"{statistics.median(run['peak'] for run in mine) / 1e6:,.0f} MB",
                 f"{first['nbytes'] / 1e6:.3g} MB",
             ]
         )
-    head = ["", "nDCG@10", "accuracy@1", "trained", "loop, s per 1,000 pairs", "process", "peak memory", "on disk"]
+    head = [
+        "",
+        "seeds",
+        "nDCG@10",
+        "accuracy@1",
+        "trained",
+        "loop, s per 1,000 pairs",
+        "process",
+        "peak memory",
+        "on disk",
+    ]
     return _table(head, rows)
+
+
+def _undisturbed(runs: Sequence[Measured]) -> list[Measured]:
+    """The runs whose times say something: those during which nobody else was busy."""
+    return [run for run in runs if (run["others"] or 0.0) <= QUIET_CORES]
 
 
 def _notes(runs: Sequence[Measured]) -> str:
     full = [run for run in runs if run["contender"] == FULL]
     one = next(run for run in runs if run["contender"] != BASE)
-    seeds = len({run["seed"] for run in runs})
     tried = ", ".join(f"{run['nDCG@10']:.4f} at {run['rate']:g}" for run in full if run["seed"] == 0)
     best = better_rate(full)
     lines = [
-        f"Means over {seeds} seeds, smallest and largest in brackets; {one['pairs']:,} pairs. Adapters: rank 8, α 32, "
-        f"dropout 0.1, learning rate {_rate(runs, INGRAFT):g}."
+        f"Means over the seeds, smallest and largest in brackets; {one['pairs']:,} pairs. Adapters: rank 8, "
+        f"α 32, dropout 0.1, learning rate {RATE:g}. Times, which no learning rate changes, are those of runs during "
+        f"which others kept at most {QUIET_CORES} cores busy."
     ]
     if best is not None:
         lines.append(
@@ -90,14 +111,17 @@ def _notes(runs: Sequence[Measured]) -> str:
     return " ".join(lines)
 
 
-def _rate(runs: Sequence[Measured], name: str) -> float:
-    return next((float(run["rate"]) for run in runs if run["contender"] == name), 0.0)
-
-
 def _overhead(runs: Sequence[Measured]) -> str:
     """Each round's whole processes side by side, and what of them is not the trainer's loop."""
-    ours, bare = ({run["seed"]: run for run in runs if run["contender"] == name} for name in (INGRAFT, BARE))
-    seeds = sorted({*ours} & {*bare})
+    ours, bare = (
+        {(run["rate"], run["seed"]): run for run in _undisturbed([run for run in runs if run["contender"] == name])}
+        for name in (INGRAFT, BARE)
+    )
+    rounds = sorted({*ours} & {*bare})
+    if not rounds:
+        return (
+            f"Not known yet: in every round others kept more than {QUIET_CORES} cores busy. Measure it with --tries 3."
+        )
     measures: Mapping[str, Callable[[Measured], float]] = {
         "whole process": lambda run: run["seconds"],
         "CPU time": lambda run: run["cpu"],
@@ -105,15 +129,15 @@ def _overhead(runs: Sequence[Measured]) -> str:
         "all but the loop": lambda run: run["seconds"] - run["train"],
     }
     rows = []
-    for seed in seeds:
-        both = [(measure(ours[seed]), measure(bare[seed])) for measure in measures.values()]
-        rows.append([str(seed + 1), *(f"{one:.1f} s / {other:.1f} s = {one / other:.3f}" for one, other in both)])
+    for number, key in enumerate(rounds, start=1):
+        both = [(measure(ours[key]), measure(bare[key])) for measure in measures.values()]
+        rows.append([str(number), *(f"{one:.1f} s / {other:.1f} s = {one / other:.3f}" for one, other in both)])
     medians = [
-        statistics.median(measure(ours[seed]) / measure(bare[seed]) for seed in seeds) for measure in measures.values()
+        statistics.median(measure(ours[key]) / measure(bare[key]) for key in rounds) for measure in measures.values()
     ]
     rows.append(["median", *(f"{100 * (ratio - 1):+.1f} %" for ratio in medians)])
     said = "`ingraft train` / bare script: the same model, adapter, data, sampler, loss and seed, nothing evaluated."
-    if all(ours[seed]["loss"] == bare[seed]["loss"] for seed in seeds):
+    if all(ours[key]["loss"] == bare[key]["loss"] for key in rounds):
         said += " The last loss of both is the same number in every round: they do the same arithmetic."
     return _table(["round", *measures], rows) + "\n\n" + said
 
@@ -138,7 +162,7 @@ def _grid(runs: Sequence[Measured], key: str) -> str:
 def _usual_pairs(runs: Sequence[Measured]) -> int:
     """The number of pairs at which ranks were compared."""
     ranks = {pairs: len({run["rank"] for run in runs if run["pairs"] == pairs}) for pairs in (r["pairs"] for r in runs)}
-    return max(ranks, key=lambda pairs: ranks[pairs])
+    return int(max(ranks, key=lambda pairs: ranks[pairs]))
 
 
 def _circumstances(runs: Sequence[Measured], machine: Measured) -> str:

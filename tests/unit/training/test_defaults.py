@@ -25,7 +25,7 @@ def choose(parameters: int = MINILM, rows: int = 1_000, **changes: Any) -> tuple
 @pytest.mark.parametrize(
     ("parameters", "rate"),
     [
-        (MINILM, 2e-3), (49_999_999, 2e-3), (50_000_000, 1e-3), (109_482_240, 1e-3), (335_000_000, 5e-4),
+        (MINILM, 1e-3), (199_999_999, 1e-3), (200_000_000, 5e-4), (335_000_000, 5e-4), (568_000_000, 5e-4),
         (1_000_000_000, 2e-4), (7_000_000_000, 1e-4), (70_000_000_000, 1e-4),
     ],
 )  # fmt: skip
@@ -35,13 +35,15 @@ def test_the_rate_falls_with_the_size_of_the_base(parameters: int, rate: float) 
 
 @pytest.mark.parametrize(("rows", "r"), [(2, 8), (99_999, 8), (100_000, 16), (1_000_000, 32)])
 def test_the_rank_rises_with_the_rows_and_the_scale_stays(rows: int, r: int) -> None:
-    assert choose(rows=rows) == (2e-3, r, 4 * r)
+    """With more α, a step of the same rate changes more."""
+    assert choose(rows=rows) == (1e-3 * 8 / r, r, 4 * r)
 
 
 def test_what_is_given_stays() -> None:
     assert choose(learning_rate=0.5, lora=LoraSettings(3, 5)) == (0.5, 3, 5)
-    assert choose(rows=10**6, lora=LoraSettings(r=2)) == (2e-3, 2, 8)
-    assert choose(rows=10**6, lora=LoraSettings(alpha=7)) == (2e-3, 32, 7)
+    assert choose(rows=10**6, lora=LoraSettings(r=2)) == (4e-3, 2, 8)
+    assert choose(rows=10**6, lora=LoraSettings(alpha=64)) == (5e-4, 32, 64)
+    assert choose(learning_rate=1e-3, lora=LoraSettings(r=64)) == (1e-3, 64, 256)
     given = dataclasses.replace(CONFIG, learning_rate=0.5, lora=LoraSettings(3, 5))
     assert not undecided(given)
     assert decided(given, parameters=1, rows=1) == (given, Chosen(()))
@@ -58,7 +60,7 @@ def test_methods_without_a_rank_keep_theirs() -> None:
 
 def test_rs_lora_keeps_its_alpha() -> None:
     assert choose(rows=10**6, method="RS-LoRA") == (1e-3, 32, 32)
-    assert choose(rows=10**6, method="DoRA") == (2e-3, 32, 128)
+    assert choose(rows=10**6, method="DoRA") == (2.5e-4, 32, 128)
 
 
 def test_the_reason_is_given() -> None:
@@ -66,15 +68,16 @@ def test_the_reason_is_given() -> None:
         return decided(CONFIG, parameters=parameters, rows=rows)[1].words
 
     assert words(MINILM, 540) == (
-        "learning rate 0.002 for bases below 50 M parameters",
         "rank 8 for data below 100,000 rows",
         "α 32 for the scale 4",
+        "learning rate 0.001 for bases below 200 M parameters and α 32",
     )
-    assert words(568_000_000, 200_000)[:2] == (
-        "learning rate 0.0005 for bases 200 M to 1 B parameters",
+    assert words(568_000_000, 200_000) == (
         "rank 16 for data 100,000 to 1,000,000 rows",
+        "α 64 for the scale 4",
+        "learning rate 0.00025 for bases 200 M to 1 B parameters and α 64",
     )
-    assert words(8 * 10**9, 10**7)[0] == "learning rate 0.0001 for bases from 4 B parameters"
+    assert words(8 * 10**9, 10**7)[2] == "learning rate 2.5e-05 for bases from 4 B parameters and α 128"
 
 
 def test_auto_is_a_valid_setting() -> None:
@@ -87,16 +90,16 @@ def test_a_run_tells_and_records_what_it_took(tiny_model: Path, pairs_file: Path
     events: list[Any] = []
     train(config, observe=events.append)
     [chosen] = [event for event in events if isinstance(event, Chosen)]
-    assert chosen.words[0] == "learning rate 0.002 for bases below 50 M parameters"
+    assert chosen.words[-1] == "learning rate 0.001 for bases below 200 M parameters and α 32"
     written = (tmp_path / "adapter" / "ingraft_training.yaml").read_text()
-    assert "learning_rate: 0.002\n" in written
+    assert "learning_rate: 0.001\n" in written
     assert "  r: 8\n  alpha: 32\n" in written
 
 
 def test_settled_is_what_a_run_would_take(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> None:
     config = TrainingConfig(str(tiny_model), str(pairs_file), tmp_path / "adapter", holdout=0)
     found = settled(config)
-    assert (found.learning_rate, found.lora) == (2e-3, LoraSettings(8, 32))
+    assert (found.learning_rate, found.lora) == (1e-3, LoraSettings(8, 32))
     elsewhere = dataclasses.replace(config, model="org/model-of-the-hub")
     assert settled(elsewhere) == elsewhere
     assert settled(dataclasses.replace(config, data="org/rows")).learning_rate == "auto"

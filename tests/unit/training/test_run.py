@@ -280,6 +280,8 @@ def test_a_model_that_cannot_be_loaded(config: TrainingConfig, tmp_path: Path) -
     shutil.copyfile(Path(config.model) / "model.safetensors", broken / "model.safetensors")  # and no tokenizer
     with pytest.raises(UnusableInput, match=r"broken cannot be loaded as a base model: \S"):
         train(dataclasses.replace(config, model=str(broken)))
+    with pytest.raises(UnusableInput, match=r"broken cannot be loaded as a base model: \S"):
+        train(dataclasses.replace(config, model=str(broken), lora=LoraSettings(8, 32)))
     assert nothing_left(tmp_path, "broken")
 
 
