@@ -46,7 +46,8 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     result = train(config, observe=events.append)
 
     assert result.after["nDCG@10"] > result.before["nDCG@10"] + 0.1
-    assert result.losses[-2] < result.losses[0]
+    part = len(result.losses) // 5
+    assert sum(result.losses[-part:]) < sum(result.losses[:part])
     order = [type(event) for event in events if not isinstance(event, Step)]
     measured = [Evaluating, Evaluated, Evaluating, Evaluated]  # on the task and in general
     assert order == [DataFacts, ModelFacts, Chosen, *measured, AdapterFacts, MemoryPlan, *measured]

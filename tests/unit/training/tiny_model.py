@@ -12,12 +12,10 @@ WORDS = [f"{kind}{number}" for kind in ("left", "right") for number in range(24)
 
 def save_tiny_model(folder: Path, *, dense: bool = False, prompts: dict[str, str] | None = None) -> Path:
     """Write the model to `folder`; with `dense` it ends in a Dense module."""
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer import modules
 
-    torch.manual_seed(0)
     plain = folder.with_name(f"{folder.name}-transformer")
     config = save_tiny_transformer(plain)
     parts: list[Any] = [Transformer(str(plain)), modules.Pooling(config.hidden_size)]
@@ -35,6 +33,7 @@ def save_tiny_transformer(folder: Path) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+    torch.manual_seed(0)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {token: number for number, token in enumerate([*special, *WORDS])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
