@@ -36,6 +36,10 @@ class Run:
     others: float | None
     output: str
 
+    def facts(self) -> dict[str, float | None]:
+        """What is kept of it, in JSON types."""
+        return {"seconds": self.seconds, "cpu": self.cpu, "peak": self.peak, "others": self.others}
+
     @property
     def quiet(self) -> bool:
         return self.others is None or self.others <= QUIET_CORES

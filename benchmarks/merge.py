@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from array import array
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import COPY, INGRAFT, MERGES, PLAN, Contender, environment
+from benchmarks.contenders import COPY, INGRAFT, MERGES, PLAN, START_UP, Contender, environment
 from benchmarks.machine import available_memory, describe
-from benchmarks.measure import Run, files_below, fresh, quiet_run
+from benchmarks.measure import files_below, fresh, quiet_run
 from benchmarks.models import SHAPES
 from benchmarks.results import print_merge, save
 from benchmarks.sameness import equal_share, sample
@@ -45,7 +44,7 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
     """Every contender `rounds` times in turn, each round beginning with the next one; facts in JSON types."""
     base, adapter = place.base(name), place.adapter(name, RANK)
     inputs = [*files_below(base), *files_below(adapter)]
-    contenders = [COPY, PLAN, *(contender for contender in MERGES if _fits(contender, place, name))]
+    contenders = [COPY, PLAN, START_UP, *(contender for contender in MERGES if _fits(contender, place, name))]
     runs: dict[str, list[dict[str, Any]]] = {contender.key: [] for contender in contenders}
     samples: dict[str, array[int]] = {}
     for turn in range(rounds):
@@ -57,7 +56,7 @@ def measure(place: Workplace, name: str, *, rounds: int, cold: bool, tries: int)
                 environment=environment(),
                 tries=tries,
             )
-            runs[contender.key].append(_facts(contender, run))
+            runs[contender.key].append(run.facts())
             print(f"{name} · {turn + 1} of {rounds} · {contender.what}: {run.seconds:.2f} s", file=sys.stderr)
             if contender in MERGES and turn == 0:
                 samples[contender.key] = sample(place.output)
@@ -85,14 +84,6 @@ def _fits(contender: Contender, place: Workplace, name: str) -> bool:
     if not fits:
         print(f"{name} · {contender.what} is left out: it needs about {needed / 1e9:.0f} GB of memory", file=sys.stderr)
     return fits
-
-
-def _facts(contender: Contender, run: Run) -> dict[str, Any]:
-    """A run in JSON types; `own` is the time that ingraft counts, from the finished plan to the published output."""
-    facts: dict[str, Any] = {"seconds": run.seconds, "cpu": run.cpu, "peak": run.peak, "others": run.others}
-    if contender.key.startswith("ingraft"):
-        facts["own"] = json.loads(run.output).get("seconds")
-    return facts
 
 
 if __name__ == "__main__":

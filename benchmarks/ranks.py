@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.contenders import INGRAFT, INGRAFT_UNPROVEN, environment
+from benchmarks.contenders import INGRAFT, INGRAFT_UNPROVEN, START_UP, environment
 from benchmarks.machine import describe
 from benchmarks.measure import files_below, fresh, quiet_run
 from benchmarks.models import SHAPES
@@ -18,6 +17,7 @@ from benchmarks.results import print_adapters, save
 from benchmarks.workplace import Workplace, options
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
+_CONTENDERS = (START_UP, INGRAFT, INGRAFT_UNPROVEN)
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def measure(
     adapters: dict[str, dict[str, Any]] = {
         str(kind): {
             "adapter_nbytes": sum(path.stat().st_size for path in files_below(place.adapter(name, kind))),
-            "runs": {INGRAFT.key: [], INGRAFT_UNPROVEN.key: []},
+            "runs": {contender.key: [] for contender in _CONTENDERS},
         }
         for kind in kinds
     }
@@ -49,16 +49,14 @@ def measure(
         for kind in kinds:
             adapter = place.adapter(name, kind)
             inputs = [*files_below(base), *files_below(adapter)]
-            for contender in (INGRAFT, INGRAFT_UNPROVEN):
+            for contender in _CONTENDERS:
                 run = quiet_run(
                     lambda inputs=inputs: fresh(place.output, inputs, cold=cold),  # type: ignore[misc]
                     contender.command_for(base, adapter, place.output),
                     environment=environment(),
                     tries=tries,
                 )
-                facts = {"seconds": run.seconds, "cpu": run.cpu, "peak": run.peak, "others": run.others}
-                facts["own"] = json.loads(run.output)["seconds"]
-                adapters[str(kind)]["runs"][contender.key].append(facts)
+                adapters[str(kind)]["runs"][contender.key].append(run.facts())
                 done = f"{turn + 1} of {rounds} · {kind} · {contender.what}"
                 print(f"{name} · {done}: {run.seconds:.2f} s", file=sys.stderr)
     fresh(place.output, [], cold=False)

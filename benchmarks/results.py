@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import COPY, INGRAFT, INGRAFT_UNPROVEN, MERGES, PEFT, PLAN, SENTENCE_TRANSFORMERS, Contender
+from benchmarks.contenders import (
+    COPY,
+    INGRAFT,
+    INGRAFT_UNPROVEN,
+    MERGES,
+    PEFT,
+    PLAN,
+    SENTENCE_TRANSFORMERS,
+    START_UP,
+    Contender,
+)
 from benchmarks.plot import Line, Panel, draw
 
 _HERE = Path(__file__).parent
@@ -67,6 +77,11 @@ def median(runs: Sequence[Measured], key: str) -> float:
     return float(statistics.median(run[key] for run in runs))
 
 
+def own_seconds(runs: Measured, contender: Contender) -> float:
+    """The median time of a merge less that of its start-up alone."""
+    return median(runs[contender.key], "seconds") - median(runs[START_UP.key], "seconds")
+
+
 def print_merge(measured: Measured) -> None:
     tables = (merge_table(measured), "", _ratios_table([measured]))
     print("\n".join((_title(measured), "", *tables, "", _circumstances(measured))))
@@ -85,12 +100,12 @@ def merge_table(measured: Measured) -> str:
     runs = measured["runs"]
     copy = median(runs[COPY.key], "seconds")
     rows = []
-    for contender in (COPY, PLAN, *MERGES):
+    for contender in (COPY, PLAN, START_UP, *MERGES):
         mine = runs.get(contender.key)
         if mine is None:
             rows.append([_code(contender), "not enough memory", *[""] * 5])
             continue
-        own = median(mine, "own") if contender in (INGRAFT, INGRAFT_UNPROVEN) else None
+        own = own_seconds(runs, contender) if contender in (INGRAFT, INGRAFT_UNPROVEN) else None
         rows.append(
             [
                 _code(contender),
@@ -117,8 +132,8 @@ def _ratios_table(merges: Sequence[Measured]) -> str:
         rows.append(
             [
                 f"{measured['model']} ({measured['cache']})",
-                f"{median(runs[INGRAFT_UNPROVEN.key], 'own') / copy:.2f}",
-                f"{median(runs[INGRAFT.key], 'own') / copy:.2f}",
+                f"{own_seconds(runs, INGRAFT_UNPROVEN) / copy:.2f}",
+                f"{own_seconds(runs, INGRAFT) / copy:.2f}",
                 *(
                     f"{median(runs[contender.key], 'seconds') / whole:.1f} ×" if contender.key in runs else ""
                     for contender in (PEFT, SENTENCE_TRANSFORMERS)
@@ -137,9 +152,9 @@ def adapters_table(measured: Measured, kind: str) -> str:
     for name, entry in measured["adapters"].items():
         ours, unproven = entry["runs"][INGRAFT.key], entry["runs"][INGRAFT_UNPROVEN.key]
         above = median(ours, "peak") - entry["adapter_nbytes"]
-        times = [_spread(ours, "seconds"), f"{median(ours, 'own') / median(first[INGRAFT.key], 'own'):.2f}"]
+        times = [_spread(ours, "seconds"), f"{own_seconds(entry['runs'], INGRAFT) / own_seconds(first, INGRAFT):.2f}"]
         times += [_spread(unproven, "seconds")]
-        times += [f"{median(unproven, 'own') / median(first[INGRAFT_UNPROVEN.key], 'own'):.2f}"]
+        times += [f"{own_seconds(entry['runs'], INGRAFT_UNPROVEN) / own_seconds(first, INGRAFT_UNPROVEN):.2f}"]
         memory = [_megabytes(median(ours, "peak")), _megabytes(above)]
         rows.append([name, _megabytes(entry["adapter_nbytes"]), *times, *memory])
     against = "/ first, without start-up"

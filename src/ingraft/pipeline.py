@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.execute import StepFigures, default_workers, execute
+from ingraft.flush import flushing
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
-from ingraft.publish import check_output, check_room, clean_up, flushing, published
+from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
 from ingraft.steps import MergePlan
@@ -121,7 +122,11 @@ def run_plan(
             hashes.start(plan.base.weights)  # the import of torch, which follows, leaves all cores but one idle
         started = time.monotonic()
         workers = workers or default_workers()
-        with published(output, overwrite=overwrite) as folder, weights_of_base(plan, workers, shown):
+        with (
+            published(output, overwrite=overwrite) as folder,
+            weights_of_base(plan, workers, shown),
+            flushing() as flush,
+        ):
             weights = {folder / shard.file: shard.nbytes for shard in plan.shards}
             if verify:
                 hashes.start(plan.base.weights)
@@ -130,22 +135,23 @@ def run_plan(
 
             def written(path: Path, position: int, count: int) -> None:
                 hashes.written(path, position, count)
+                flush.written(path, count)
                 shown.advance(count)
 
             shown.begin("merge", sum(weights.values()))
             done = execute(plan, folder, workers=workers, written=written)
+            flush.finish()
             shown.end()
             if plan.route == "in-memory":
                 gc.collect()  # PEFT's model is full of cycles, and the proof loads one of its own
             _refuse_no_change(plan, done.figures)
             report: VerificationReport | None = None
-            with flushing(list(weights)):
-                if verify:
-                    report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
-                write_card(plan, folder, report)
-                write_manifest(plan, folder, report, hashes)
-                if signer is not None:
-                    sign_files(folder, signer)
+            if verify:
+                report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
+            write_card(plan, folder, report)
+            write_manifest(plan, folder, report, hashes)
+            if signer is not None:
+                sign_files(folder, signer)
     seconds = time.monotonic() - started
     signature = output / SIGNATURE if signer is not None else None
     return MergeResult(output, plan, done.figures, report, seconds, done.cloned, signature)

@@ -7,13 +7,13 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ingraft.errors import UnusableInput
 from ingraft.files import human_bytes
+from ingraft.flush import fsync
 from ingraft.machine import available_memory, free_bytes, is_running
 
 try:
@@ -197,31 +197,11 @@ def _lock(folder: Path, *, shared: bool) -> int | None:
     return descriptor
 
 
-@contextmanager
-def flushing(paths: Sequence[Path]) -> Iterator[None]:
-    """fsync `paths` on a thread of its own while the block runs; raises the disk's error when the block ends."""
-    with ThreadPoolExecutor(1, thread_name_prefix="fsync") as pool:
-        jobs = [pool.submit(_fsync, path) for path in paths]
-        yield
-        for job in jobs:
-            job.result()
-
-
 def make_durable(folder: Path) -> None:
     """fsync every file and directory below `folder`, and `folder`."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    if path.is_dir() and sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(path)
+    fsync(folder)
 
 
 def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
@@ -230,7 +210,7 @@ def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
         if sys.platform == "win32" and output.is_dir():  # where a rename replaces no directory
             output.rmdir()
         work.rename(output)
-        _fsync(output.parent)
+        fsync(output.parent)
         return
     if not overwrite:
         raise UnusableInput(f"{output} is no longer empty; it was filled in the meantime.")
@@ -243,5 +223,5 @@ def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
             if old.exists() and not output.exists():
                 old.rename(output)
             raise
-        _fsync(output.parent)
+        fsync(output.parent)
         shutil.rmtree(old, ignore_errors=True)

@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
-
-# In the order in which torch itself loads them; the first brings symbols that the others look for everywhere.
-_LIBRARIES = (("libtorch_global_deps.so", ctypes.RTLD_GLOBAL), ("libtorch_python.so", ctypes.RTLD_LOCAL))
-
-
-def map_torch() -> None:
-    """Begin to load torch's libraries on a thread of their own: a fifth of its import, for which no Python has to wait.
-
-    Nothing where torch is imported already, and on systems other than Linux. What goes wrong here, the import tells.
-    """
-    if sys.platform.startswith("linux") and "torch" not in sys.modules:
-        threading.Thread(target=_load_libraries, name="torch's libraries", daemon=True).start()
-
-
-def _load_libraries() -> None:
-    spec = find_spec("torch")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        try:
-            for name, mode in _LIBRARIES:
-                ctypes.CDLL(str(Path(folder) / "lib" / name), mode=mode)
-        except OSError:
-            return
 
 
 @contextmanager

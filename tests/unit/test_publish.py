@@ -322,7 +322,7 @@ def test_swapped_out_output_is_in_use_until_the_swap_is_durable(
     """Another run that starts in that moment neither removes it nor puts it back."""
     fill(tmp_path / "out")
     seen: list[list[str]] = []
-    real = publish._fsync
+    real = publish.fsync
 
     def fsync(path: Path) -> None:
         if path == tmp_path:
@@ -330,7 +330,7 @@ def test_swapped_out_output_is_in_use_until_the_swap_is_durable(
             seen.append([child.name for child in tmp_path.iterdir() if child.name.endswith(".old")])
         real(path)
 
-    monkeypatch.setattr(publish, "_fsync", fsync)
+    monkeypatch.setattr(publish, "fsync", fsync)
     with published(tmp_path / "out", overwrite=True) as folder:
         (folder / "x").touch()
 

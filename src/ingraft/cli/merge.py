@@ -71,10 +71,6 @@ def merge(
     format: Annotated[Format, typer.Option(help="How to print plan and result.")] = "human",
 ) -> None:
     """Merge ADAPTER into its base model and write the plain model to OUTPUT."""
-    from ingraft.startup import map_torch
-
-    if not dry_run:
-        map_torch()  # while the rest is imported and the plan is made
     from ingraft.cli import show, show_merge
     from ingraft.pipeline import run_plan
     from ingraft.plan import plan_merge

@@ -17,6 +17,7 @@ from ingraft.embedding.vectors import Precision
 from ingraft.errors import UnusableInput
 from ingraft.exporters.source import weight_files
 from ingraft.files import read_json_object, to_json
+from ingraft.flush import fsync
 from ingraft.layout import Layout
 
 _JOB, _RANGES = "job.json", "ranges.json"
@@ -80,7 +81,7 @@ class Job:
         partial = self.folder / f"{self.part(window).name}.{os.getpid()}.partial"
         with _writing(self):
             parquet.write_table(table, partial, compression="zstd")
-            _sync(partial)
+            fsync(partial)
             partial.replace(self.part(window))
 
     def ranges(self) -> Any:
@@ -95,7 +96,7 @@ class Job:
         partial = self.folder / f"{_RANGES}.partial"
         with _writing(self):
             partial.write_text(text)
-            _sync(partial)
+            fsync(partial)
             partial.replace(self.folder / _RANGES)
 
 
@@ -127,7 +128,7 @@ def begun(job: Job, *, restart: bool) -> Iterator[bool]:
             left.unlink()
         if not going_on:
             record.write_text(to_json(identity), encoding="utf-8")
-            _sync(record)
+            fsync(record)
         yield going_on
         shutil.rmtree(job.folder)
 
@@ -150,9 +151,9 @@ def assemble(job: Job, windows: Sequence[Window]) -> int:
                 raise AssertionError(f"part {window.number} has {table.num_rows} rows, expected {window.rows}")
             writer.write_table(table)
     with _writing(job):
-        _sync(partial)
+        fsync(partial)
         partial.replace(job.output)
-        _sync(job.output.parent)
+        fsync(job.output.parent)
     return int(schema.field("embedding").type.list_size)
 
 
@@ -191,11 +192,3 @@ def _locked(job: Job) -> Iterator[None]:
 def _stamp(path: Path) -> list[Any]:
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

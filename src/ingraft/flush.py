@@ -1,0 +1,91 @@
+"""Bringing what was written to the disk while more is being written: it then has little left to do in the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Often enough for a fast disk not to idle; each time the file system has its books to keep as well.
+_BYTES = 128 * 1024 * 1024
+
+
+class Flush:
+    """Calls fsync again and again, on a thread of its own, on files that are told of as they grow."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[Path, int] = {}  # bytes that no fsync has seen
+        self._ended = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="fsync", daemon=True)
+        self._thread.start()
+
+    def written(self, path: Path, count: int) -> None:
+        """`count` more bytes of `path` are written."""
+        with self._changed:
+            self._waiting[path] = self._waiting.get(path, 0) + count
+            if self._waiting[path] >= _BYTES:
+                self._changed.notify()
+
+    def finish(self) -> None:
+        """Begin with what is left, however little."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def wait(self) -> None:
+        """Until all is on the disk. Raises the disk's error."""
+        self.finish()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def give_up(self) -> None:
+        """Leave the rest to the system, and have no file open any more."""
+        with self._changed:
+            self._waiting.clear()
+        self.finish()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while path := self._next():
+                fsync(path)
+        except OSError as error:
+            self._error = error
+
+    def _next(self) -> Path | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or max(self._waiting.values(), default=0) >= _BYTES)
+            if not self._waiting:
+                return None
+            path = max(self._waiting, key=self._waiting.__getitem__)
+            del self._waiting[path]
+            return path
+
+
+@contextmanager
+def flushing() -> Iterator[Flush]:
+    """A Flush for the block, at whose end everything is on the disk; given up where the block fails."""
+    flush = Flush()
+    try:
+        yield flush
+    except BaseException:
+        flush.give_up()
+        raise
+    flush.wait()
+
+
+def fsync(path: Path) -> None:
+    """fsync a file or a directory."""
+    if path.is_dir() and sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""What was written is brought to the disk while more is written, and all of it in the end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ingraft import flush
+from ingraft.flush import flushing
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that fsync was called on, in order."""
+    calls: list[Path] = []
+    monkeypatch.setattr(flush, "fsync", calls.append)
+    return calls
+
+
+def test_little_waits_for_the_end(synced: list[Path]) -> None:
+    with flushing() as to_disk:
+        to_disk.written(Path("a"), 10)
+        to_disk.written(Path("b"), 20)
+        assert synced == []
+    assert sorted(synced) == [Path("a"), Path("b")]
+
+
+def test_much_goes_at_once_and_the_rest_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+    called = threading.Event()
+
+    def fsync(path: Path) -> None:
+        calls.append(path)
+        called.set()
+
+    monkeypatch.setattr(flush, "fsync", fsync)
+    with flushing() as to_disk:
+        to_disk.written(Path("a"), 1 << 27)
+        assert called.wait(10)
+        assert calls == [Path("a")]
+        to_disk.written(Path("a"), 1)
+    assert calls == [Path("a"), Path("a")]
+
+
+def test_finish_does_not_wait_for_the_block_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = threading.Event()
+    monkeypatch.setattr(flush, "fsync", lambda path: called.set())
+    with flushing() as to_disk:
+        to_disk.written(Path("a"), 1)
+        to_disk.finish()
+        assert called.wait(10)
+
+
+def test_error_of_the_disk_is_raised_at_the_end(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), flushing() as to_disk:
+        to_disk.written(tmp_path / "absent", 1)
+
+
+def test_failing_block_flushes_nothing_more(synced: list[Path]) -> None:
+    def fail() -> None:
+        with flushing() as to_disk:
+            to_disk.written(Path("a"), 1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert synced == []
+
+
+def test_it_is_fsync_that_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    real, descriptors = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        descriptors.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with flushing() as to_disk:
+        to_disk.written(tmp_path / "a", 1)
+    assert len(descriptors) == 1
