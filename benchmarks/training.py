@@ -197,7 +197,7 @@ def _facts(trial: Trial, took: Run, output: Path) -> dict[str, Any]:
         "peak": took.peak,
         "others": took.others,
         "train": said["train"] if bare else said["seconds"]["train"],
-        "loss": said["losses"][-1],
+        "loss": (said if bare else said["course"])["losses"][-1],
         "trainable": adapter["trainable"],
         "parameters": adapter["parameters"],
         "nbytes": weights.stat().st_size,
