@@ -45,4 +45,13 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in one line; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The same for libraries that print the way to their error first."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]

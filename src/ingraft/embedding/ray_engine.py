@@ -14,7 +14,7 @@ from typing import Any
 from ingraft.embedding.job import Job
 from ingraft.embedding.texts import Window
 from ingraft.embedding.work import worker
-from ingraft.errors import IngraftError, UnusableInput
+from ingraft.errors import IngraftError, UnusableInput, last_line
 from ingraft.exporters.sessions import require
 
 
@@ -66,9 +66,8 @@ def run_on_ray(job: Job, left: Sequence[Window], *, workers: int | None, advance
         except IngraftError:
             raise
         except Exception as error:  # whatever Ray raises when it gives up
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise UnusableInput(
-                f"Ray gave up: {reason}", hint="Finished parts are kept; the same command goes on."
+                f"Ray gave up: {last_line(error)}", hint="Finished parts are kept; the same command goes on."
             ) from None
 
 

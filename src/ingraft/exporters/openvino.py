@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, last_line
 from ingraft.exporters.sessions import Session, require
 from ingraft.files import to_json
 
@@ -25,8 +25,7 @@ def write_openvino(graph: Path, output: Path) -> None:
         # (Not convert_model: that reports its use to Intel.)
         model = openvino.Core().read_model(str(graph))
     except Exception as error:  # whatever OpenVINO raises for an operator that it does not know
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UnusableInput(f"The graph cannot be converted to OpenVINO: {reason}") from None
+        raise UnusableInput(f"The graph cannot be converted to OpenVINO: {last_line(error)}") from None
     output.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, str(output), compress_to_fp16=False)
     (output.parent / CONFIG).write_text(to_json(FLOAT32), encoding="utf-8")
@@ -39,8 +38,7 @@ def openvino_session(graph: Path, *, threads: int, config: Mapping[str, str] = F
         settings = {**config, "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.Core().compile_model(str(graph), "CPU", settings)
     except Exception as error:  # whatever the runtime raises for a file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UnusableInput(f"{graph} cannot be loaded by OpenVINO: {reason}") from None
+        raise UnusableInput(f"{graph} cannot be loaded by OpenVINO: {last_line(error)}") from None
     outputs = tuple(output.get_any_name() for output in compiled.outputs)
 
     def run(arrays: Mapping[str, Any]) -> Mapping[str, Any]:

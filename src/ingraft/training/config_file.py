@@ -44,7 +44,7 @@ def read_config(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or first_line(error)
         raise UnusableInput(f"{file} is not YAML: {problem}{line}.") from None
     except RecursionError:
         raise UnusableInput(f"{file} is nested too deeply to be read.") from None

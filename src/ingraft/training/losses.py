@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.training.model_types import LOSSES
 from ingraft.training.roles import Kind
 
@@ -101,7 +101,7 @@ def make_loss(
     try:
         loss: nn.Module = kind(model=model, **own)
     except (TypeError, ValueError) as error:
-        raise UnusableInput(f"{name} refuses its arguments: {str(error).splitlines()[0]}") from None
+        raise UnusableInput(f"{name} refuses its arguments: {first_line(error)}") from None
     if outer:
         outer |= {argument: value for argument, value in arguments.items() if argument in outer}
         splade: nn.Module = library.SpladeLoss(model=model, loss=loss, **outer)

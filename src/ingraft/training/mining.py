@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 from ingraft.training.config import MiningSettings
 from ingraft.training.data import TrainingData
 
@@ -53,7 +53,7 @@ def mined(model: SentenceTransformer, data: TrainingData, mining: MiningSettings
             **prompts,
         ).to_dict()
     except ValueError as error:  # more are wanted than there are texts
-        raise UnusableInput(f"Mining hard negatives failed: {str(error).splitlines()[0]}") from None
+        raise UnusableInput(f"Mining hard negatives failed: {first_line(error)}") from None
     row_of = {pair: number for number, pair in enumerate(zip(anchors, positives, strict=True))}
     kept = [row_of[pair] for pair in zip(found["anchor"], found["positive"], strict=True)]
     if len(kept) < 2:

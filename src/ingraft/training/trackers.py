@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, first_line
 
 PROJECT = "ingraft"
 _LOCAL = "tensorboard"
@@ -92,9 +92,8 @@ class Trackers:
                 with _words_to_stderr():
                     callback.on_train_begin(*self._place, model=model)
             except Exception as error:  # a tracker that wants a login, an address, a disk: each has errors of its own
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise UnusableInput(
-                    f"{name} could not begin: {reason}", hint="Mend that, or leave it out of --report-to."
+                    f"{name} could not begin: {first_line(error)}", hint="Mend that, or leave it out of --report-to."
                 ) from None
 
     def _log(self, logs: Mapping[str, Any]) -> None:
