@@ -60,15 +60,7 @@ class ExportResult:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON types."""
-        return {
-            "output": str(self.output),
-            **{name: value for name, value in vars(self).items() if name not in ("output", "report", "variants")},
-            "inputs": list(self.inputs),
-            "metrics": {name: list(values) for name, values in self.metrics.items()},
-            "seconds": round(self.seconds, 2),
-            "variants": [asdict(variant) for variant in self.variants],
-            "verification": self.report.to_dict(),
-        }
+        return {**_in_json(self), "inputs": list(self.inputs)}
 
 
 @dataclass(frozen=True)
@@ -98,13 +90,16 @@ class StaticResult:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON types."""
-        return {
-            "output": str(self.output),
-            "format": "static",
-            "same_model": False,
-            **{name: value for name, value in vars(self).items() if name not in ("output", "report", "variants")},
-            "metrics": {name: list(values) for name, values in self.metrics.items()},
-            "seconds": round(self.seconds, 2),
-            "variants": [asdict(variant) for variant in self.variants],
-            "verification": self.report.to_dict(),
-        }
+        return {"format": "static", "same_model": False, **_in_json(self)}
+
+
+def _in_json(result: ExportResult | StaticResult) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(result).items() if name not in ("report", "variants")}
+    return {
+        **facts,
+        "output": str(result.output),
+        "metrics": {name: list(values) for name, values in result.metrics.items()},
+        "seconds": round(result.seconds, 2),
+        "variants": [asdict(variant) for variant in result.variants],
+        "verification": result.report.to_dict(),
+    }
