@@ -19,6 +19,7 @@ from benchmarks.contenders import (
     START_UP,
     Contender,
 )
+from benchmarks.markdown import circumstances, table
 from benchmarks.plot import Line, Panel, draw
 
 _HERE = Path(__file__).parent
@@ -118,7 +119,7 @@ def merge_table(measured: Measured) -> str:
             ]
         )
     head = ["process", "time", "/ cp", "without start-up", "/ cp", "CPU time", "peak memory"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ratios_table(merges: Sequence[Measured]) -> str:
@@ -142,7 +143,7 @@ def _ratios_table(merges: Sequence[Measured]) -> str:
             ]
         )
     faster = ["faster than PEFT", "than Sentence Transformers"]
-    return _table(["base", "no proof / cp", "with proof / cp", *faster, "memory above the adapter"], rows)
+    return table(["base", "no proof / cp", "with proof / cp", *faster, "memory above the adapter"], rows)
 
 
 def adapters_table(measured: Measured, kind: str) -> str:
@@ -159,7 +160,7 @@ def adapters_table(measured: Measured, kind: str) -> str:
         rows.append([name, _megabytes(entry["adapter_nbytes"]), *times, *memory])
     against = "/ first, without start-up"
     head = [kind, "adapter", "`ingraft merge`", against, "`--no-verify`", against]
-    return _table([*head, "peak memory", "above the adapter"], rows)
+    return table([*head, "peak memory", "above the adapter"], rows)
 
 
 def proof_table(measured: Measured) -> str:
@@ -168,7 +169,7 @@ def proof_table(measured: Measured) -> str:
         [what, _spread(runs, "seconds"), f"{median(runs, 'seconds') / read:.2f}", f"{median(runs, 'cpu'):.1f} s"]
         for what, runs in ((measured["what"][key], runs) for key, runs in measured["runs"].items())
     ]
-    return _table(["", "time", "/ reading", "CPU time"], rows)
+    return table(["", "time", "/ reading", "CPU time"], rows)
 
 
 def _title(measured: Measured) -> str:
@@ -177,30 +178,18 @@ def _title(measured: Measured) -> str:
 
 
 def _circumstances(measured: Measured) -> str:
-    machine = measured["machine"]
     groups = measured.get("runs") or {
         f"{rank} {key}": runs for rank, entry in measured["adapters"].items() for key, runs in entry["runs"].items()
     }
     every = [run for runs in groups.values() for run in runs]
-    others = [run["others"] for run in every if run["others"] is not None]
-    versions = " · ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = [
-        f"{machine['date']} · rounds: {max(map(len, groups.values()))} · {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['memory'] / 1e9:.0f} GB, {machine['system']}, {machine['file_system']}  ",
-        versions + "  ",
-    ]
-    if others:
-        lines.append(
-            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run, "
-            f"{max(others):.2f} during the worst.  "
-        )
+    lines = [circumstances(measured["machine"], every, rounds=max(map(len, groups.values())))]
     if "equal_to_ingraft" in measured:
         equal = measured["equal_to_ingraft"]
         loading = [contender for contender in (PEFT, SENTENCE_TRANSFORMERS) if contender.key in equal]
         kinds = ", ".join(f"{c.what.split(':')[0]} {100 * equal[c.key]:.4g} %" for c in loading)
         if kinds:
             lines.append(f"Elements equal to ingraft's bit for bit, in samples of three matrices: {kinds}.")
-    return "\n".join(lines).rstrip()
+    return "  \n".join(lines)
 
 
 def _merge_plot(merges: Sequence[Measured]) -> str:
@@ -228,8 +217,3 @@ def _spread(runs: Sequence[Measured], key: str) -> str:
 
 def _megabytes(nbytes: float) -> str:
     return f"{nbytes / 1e6:,.0f} MB"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

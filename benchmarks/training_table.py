@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.markdown import circumstances, table
 from benchmarks.measure import QUIET_CORES
 
 Measured = Mapping[str, Any]
@@ -39,7 +40,7 @@ def page(runs: Sequence[Measured], machine: Measured) -> str:
         ranks = [run for run in rates if run["pairs"] == _usual_pairs(rates)]
         parts += ["## Learning rate and rank", _grid(ranks, "rank"), "## Learning rate and number of pairs"]
         parts += [_grid([run for run in rates if run["rank"] == 8], "pairs"), _RATES]
-    return "\n\n".join([*parts, _circumstances(runs, machine)]) + "\n"
+    return "\n\n".join([*parts, circumstances(machine, methods)]) + "\n"
 
 
 def better_rate(runs: Sequence[Measured]) -> float | None:
@@ -85,7 +86,7 @@ def _methods(runs: Sequence[Measured]) -> str:
         "peak memory",
         "on disk",
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _undisturbed(runs: Sequence[Measured]) -> list[Measured]:
@@ -139,7 +140,7 @@ def _overhead(runs: Sequence[Measured]) -> str:
     said = "`ingraft train` / bare script: the same model, adapter, data, sampler, loss and seed, nothing evaluated."
     if all(ours[key]["loss"] == bare[key]["loss"] for key in rounds):
         said += " The last loss of both is the same number in every round: they do the same arithmetic."
-    return _table(["round", *measures], rows) + "\n\n" + said
+    return table(["round", *measures], rows) + "\n\n" + said
 
 
 _RATES = """\
@@ -156,7 +157,7 @@ def _grid(runs: Sequence[Measured], key: str) -> str:
         cells = [f"{found[rate]:.4f}" if rate in found else "" for rate in rates]
         marked = [f"**{cell}**" if cell == f"{best:.4f}" else cell for cell in cells]
         rows.append([f"{value:,}", *marked])
-    return _table([key, *(f"{rate:g}" for rate in rates)], rows)
+    return table([key, *(f"{rate:g}" for rate in rates)], rows)
 
 
 def _usual_pairs(runs: Sequence[Measured]) -> int:
@@ -165,27 +166,6 @@ def _usual_pairs(runs: Sequence[Measured]) -> int:
     return int(max(ranks, key=lambda pairs: ranks[pairs]))
 
 
-def _circumstances(runs: Sequence[Measured], machine: Measured) -> str:
-    others = [run["others"] for run in runs if run["part"] == "methods" and run.get("others") is not None]
-    versions = " · ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = [
-        f"{machine['date']} · {machine['processor']}, {machine['cores']} cores, {machine['memory'] / 1e9:.0f} GB, "
-        f"{machine['system']}  ",
-        versions + "  ",
-    ]
-    if others:
-        lines.append(
-            f"Other processes kept {statistics.median(others):.2f} cores busy during the median run above, "
-            f"{max(others):.2f} during the worst."
-        )
-    return "\n".join(lines).rstrip()
-
-
 def _spread(values: Sequence[float], form: str) -> str:
     text = f"{statistics.mean(values):{form}}"
     return text if len(values) == 1 else f"{text} ({min(values):{form}}–{max(values):{form}})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

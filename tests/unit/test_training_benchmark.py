@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MACHINE = {
     "date": "2026-11-24", "processor": "A processor", "cores": 2, "memory": 8e9, "system": "Linux 6",
+    "file_system": "ext4",
     "versions": {"Python": "3.11"},
 }  # fmt: skip
 
