@@ -286,6 +286,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True, text=True
     )
+    # A disk that is really full needs a mount, which root alone may make; test_refusals has the error without a disk.
     if mount.returncode:
         pytest.skip(f"mounting a small disk needs root: {mount.stderr.strip()}")
     try:

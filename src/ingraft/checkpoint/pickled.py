@@ -37,6 +37,7 @@ def read_pickled(path: Path) -> Header:
             return _read_legacy(path)
         with zipfile.ZipFile(path) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    # NotImplementedError is how zipfile refuses an archive of a later format: unusable input, like a broken one.
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise _unreadable(path, error) from None
     if compressed:

@@ -133,6 +133,7 @@ def add_adapter(
     settings = method.config(list(targets.names), list(targets.excluded), list(heads))
     try:
         model.add_adapter(settings, config.adapter_name)
+    # NotImplementedError is how PEFT refuses a kind of layer that the method has no adapter for.
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = first_line(error)
         layers = ", ".join(targets.names) or type(transformer).__name__

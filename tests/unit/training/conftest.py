@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ingraft.training import TrainingConfig
+from ingraft.training.config import LoraSettings
 from unit.training.tiny_model import save_tiny_model, translations
 
 
@@ -21,3 +23,16 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = (json.dumps({"query": first, "document": second}) for first, second in translations(300))
     path.write_text("\n".join(lines))
     return path
+
+
+@pytest.fixture
+def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig:
+    """A run that learns in seconds, without dropout."""
+    return TrainingConfig(
+        model=str(tiny_model),
+        data=str(pairs_file),
+        output=tmp_path / "adapter",
+        learning_rate=1e-2,
+        batch_size=32,
+        lora=LoraSettings(dropout=0.0),
+    )

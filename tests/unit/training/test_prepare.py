@@ -11,19 +11,11 @@ import pytest
 
 from ingraft.errors import UnusableInput
 from ingraft.training import train
-from ingraft.training.config import DatasetSettings, LoraSettings, MiningSettings, PromptSettings, TrainingConfig
+from ingraft.training.config import DatasetSettings, MiningSettings, PromptSettings, TrainingConfig
 from ingraft.training.facts import Mined
 from ingraft.training.prepare import prepare
 from ingraft.training.tasks import LabelTask, RetrievalTask
 from unit.training.tiny_model import translations
-
-
-@pytest.fixture
-def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        str(tiny_model), str(pairs_file), tmp_path / "adapter",
-        learning_rate=1e-2, batch_size=32, lora=LoraSettings(dropout=0),
-    )  # fmt: skip
 
 
 def csv(path: Path, *lines: str) -> str:

@@ -23,18 +23,6 @@ from ingraft.training.memory import MemoryPlan
 from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, translations
 
 
-@pytest.fixture
-def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        model=str(tiny_model),
-        data=str(pairs_file),
-        output=tmp_path / "adapter",
-        learning_rate=1e-2,
-        batch_size=32,
-        lora=LoraSettings(dropout=0.0),
-    )
-
-
 def load(folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 

@@ -13,21 +13,12 @@ import pytest
 from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
 from ingraft.training import TrainingConfig, run, train
-from ingraft.training.config import LoraSettings
 from ingraft.training.trackers import check_trackers, log_folder
 
 
 @pytest.fixture
-def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        model=str(tiny_model),
-        data=str(pairs_file),
-        output=tmp_path / "adapter",
-        learning_rate=1e-2,
-        batch_size=16,
-        max_pairs=64,
-        lora=LoraSettings(dropout=0.0),
-    )
+def config(config: TrainingConfig) -> TrainingConfig:
+    return dataclasses.replace(config, batch_size=16, max_pairs=64)
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
