@@ -1,4 +1,4 @@
-"""What `ingraft merge` takes that is no merge: the plan, and the import of torch. Arguments: BASE ADAPTER OUTPUT."""
+"""What `ingraft merge` takes that is no merge: the plan, and imports. Arguments: BASE ADAPTER OUTPUT."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import importlib
 import sys
 
 from ingraft.cli.app import main
-from ingraft.startup import importing_torch
 
 base, adapter, output = sys.argv[1:]
 code = main(["merge", adapter, output, "--base", base, "--dry-run"])
-with importing_torch():
-    for name in ("ingraft.execute.edits", "ingraft.verification.weights"):
-        importlib.import_module(name)
+for name in ("threadpoolctl", "ingraft.execute.edits", "ingraft.verification.weights"):
+    importlib.import_module(name)
 sys.exit(code)

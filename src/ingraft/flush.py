@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,14 @@ _BYTES = 128 * 1024 * 1024
 
 
 class Flush:
-    """Calls fsync again and again, on a thread of its own, on files that are told of as they grow."""
+    """Calls fsync again and again, on a thread of its own, on files that are told of as they grow.
 
-    def __init__(self) -> None:
+    sizes  by file, what it has when it is complete: the last of it is not waited for
+    """
+
+    def __init__(self, sizes: Mapping[Path, int]) -> None:
         self._changed = threading.Condition()
+        self._missing = dict(sizes)
         self._waiting: dict[Path, int] = {}  # bytes that no fsync has seen
         self._ended = False
         self._error: OSError | None = None
@@ -28,19 +32,13 @@ class Flush:
         """`count` more bytes of `path` are written."""
         with self._changed:
             self._waiting[path] = self._waiting.get(path, 0) + count
-            if self._waiting[path] >= _BYTES:
+            self._missing[path] -= count
+            if self._is_due(path):
                 self._changed.notify()
-
-    def finish(self) -> None:
-        """Begin with what is left, however little."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify()
 
     def wait(self) -> None:
         """Until all is on the disk. Raises the disk's error."""
-        self.finish()
-        self._thread.join()
+        self._end()
         if self._error is not None:
             raise self._error
 
@@ -48,8 +46,16 @@ class Flush:
         """Leave the rest to the system, and have no file open any more."""
         with self._changed:
             self._waiting.clear()
-        self.finish()
+        self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
         self._thread.join()
+
+    def _is_due(self, path: Path) -> bool:
+        return self._waiting[path] >= _BYTES or self._missing[path] <= 0
 
     def _run(self) -> None:
         try:
@@ -60,18 +66,18 @@ class Flush:
 
     def _next(self) -> Path | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or max(self._waiting.values(), default=0) >= _BYTES)
+            self._changed.wait_for(lambda: self._ended or any(map(self._is_due, self._waiting)))
             if not self._waiting:
                 return None
-            path = max(self._waiting, key=self._waiting.__getitem__)
+            path = max(self._waiting, key=lambda path: (self._is_due(path), self._waiting[path]))
             del self._waiting[path]
             return path
 
 
 @contextmanager
-def flushing() -> Iterator[Flush]:
+def flushing(sizes: Mapping[Path, int]) -> Iterator[Flush]:
     """A Flush for the block, at whose end everything is on the disk; given up where the block fails."""
-    flush = Flush()
+    flush = Flush(sizes)
     try:
         yield flush
     except BaseException:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.execute import StepFigures, default_workers, execute
+from ingraft.execute import Execution, StepFigures, Written, default_workers, execute
 from ingraft.flush import flushing
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
@@ -21,7 +21,7 @@ from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
 from ingraft.steps import MergePlan
 from ingraft.verification.provable import check_provable
-from ingraft.verification.report import VerificationReport
+from ingraft.verification.report import Check, VerificationReport
 
 
 class Progress(Protocol):
@@ -117,41 +117,34 @@ def run_plan(
     if verify:
         check_provable(plan)
     shown = progress or Silent()
-    with FileHashes() as hashes:
-        if verify and plan.dequantised is None:
-            hashes.start(plan.base.weights)  # the import of torch, which follows, leaves all cores but one idle
-        started = time.monotonic()
-        workers = workers or default_workers()
-        with (
-            published(output, overwrite=overwrite) as folder,
-            weights_of_base(plan, workers, shown),
-            flushing() as flush,
-        ):
-            weights = {folder / shard.file: shard.nbytes for shard in plan.shards}
-            if verify:
-                hashes.start(plan.base.weights)
-                for path, nbytes in weights.items():
-                    hashes.follow(path, nbytes)
+    started = time.monotonic()
+    workers = workers or default_workers()
+    with (
+        FileHashes() as hashes,
+        published(output, overwrite=overwrite) as folder,
+        weights_of_base(plan, workers, shown),
+        flushing({folder / shard.file: shard.nbytes for shard in plan.shards}) as flush,
+    ):
+        if verify:
+            hashes.start(plan.base.weights)
+            for shard in plan.shards:
+                hashes.follow(folder / shard.file, shard.nbytes)
 
-            def written(path: Path, position: int, count: int) -> None:
-                hashes.written(path, position, count)
-                flush.written(path, count)
-                shown.advance(count)
+        def written(path: Path, position: int, count: int) -> None:
+            hashes.written(path, position, count)
+            flush.written(path, count)
+            shown.advance(count)
 
-            shown.begin("merge", sum(weights.values()))
-            done = execute(plan, folder, workers=workers, written=written)
-            flush.finish()
-            shown.end()
-            if plan.route == "in-memory":
-                gc.collect()  # PEFT's model is full of cycles, and the proof loads one of its own
-            _refuse_no_change(plan, done.figures)
-            report: VerificationReport | None = None
-            if verify:
-                report = _proven(plan, folder, done.figures, embeddings=embeddings, workers=workers, shown=shown)
-            write_card(plan, folder, report)
-            write_manifest(plan, folder, report, hashes)
-            if signer is not None:
-                sign_files(folder, signer)
+        to_prove = sum(step.nbytes for step in plan.steps()) if verify else 0
+        shown.begin("merge", sum(shard.nbytes for shard in plan.shards) + to_prove)
+        done, checks = _carried_out(plan, folder, verify=verify, workers=workers, written=written, shown=shown)
+        shown.end()
+        _refuse_no_change(plan, done.figures)
+        report = _proven(plan, folder, checks, done.figures, embeddings=embeddings, shown=shown) if verify else None
+        write_card(plan, folder, report)
+        write_manifest(plan, folder, report, hashes)
+        if signer is not None:
+            sign_files(folder, signer)
     seconds = time.monotonic() - started
     signature = output / SIGNATURE if signer is not None else None
     return MergeResult(output, plan, done.figures, report, seconds, done.cloned, signature)
@@ -166,16 +159,35 @@ def _signer(plan: MergePlan, key: Path) -> Signer:
     return private_key(key)
 
 
-def _proven(
-    plan: MergePlan, folder: Path, figures: Sequence[StepFigures], *, embeddings: bool, workers: int, shown: Progress
-) -> VerificationReport:
-    """The proof of what was written to `folder`. Raises CheckFailed."""
-    from ingraft.verification.figures import effect_figures
-    from ingraft.verification.weights import verify_weights
+def _carried_out(
+    plan: MergePlan, folder: Path, *, verify: bool, workers: int, written: Written, shown: Progress
+) -> tuple[Execution, tuple[Check, ...]]:
+    """The plan's files in `folder`, and the proof of their weights: each file's as soon as it is complete."""
+    if not verify:
+        return execute(plan, folder, workers=workers, written=written), ()
+    from ingraft.verification.weights import WeightProof
 
-    shown.begin("proof", sum(step.nbytes for step in plan.steps()))
-    checks = verify_weights(plan, folder, workers=workers, progress=shown.advance)
-    shown.end()
+    with WeightProof(plan, folder, workers=workers, progress=shown.advance) as proof:
+        # Two models in memory, PEFT's and the proof's, would be one too many.
+        finished = proof.check if plan.route == "streamed" else None
+        done = execute(plan, folder, workers=workers, written=written, finished=finished)
+        if plan.route == "in-memory":
+            gc.collect()  # PEFT's model is full of cycles
+        return done, proof.checks()
+
+
+def _proven(
+    plan: MergePlan,
+    folder: Path,
+    checks: tuple[Check, ...],
+    figures: Sequence[StepFigures],
+    *,
+    embeddings: bool,
+    shown: Progress,
+) -> VerificationReport:
+    """The whole proof of what was written to `folder`. Raises CheckFailed."""
+    from ingraft.verification.figures import effect_figures
+
     report = VerificationReport(checks, effect_figures(figures))
     if embeddings and report.passed:
         shown.begin("embeddings", 0)

@@ -108,27 +108,27 @@ def test_a_forward_answers_as_pefts_layer(saved: tuple[str, nn.Module], tmp_path
         layer = base.get_submodule(module.module)
         settings = row.settings(adapter.config.raw, target, targets)
         inputs = {name: adapter.tensors[key] for name, key in module.tensors.items()}
-        values = {name: tensors[key].double() for name, key in module.tensors.items()}
+        values = {name: tensors[key].double().numpy() for name, key in module.tensors.items()}
         own = own_forward(edit_of(formula_of(row, target), target, inputs, settings))
         if own is None:
             asks_peft.add(module.module.rpartition(".")[2])
             continue
         matrix = matrix_of(layer).double()
         x = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        base_answer = matrix @ (own.before(values, settings, x) if own.before else x)
+        base_answer = matrix.numpy() @ (own.before(values, settings, x.numpy()) if own.before else x.numpy())
         expected, expected_bias = ask_peft(adapter, module.module, layer, x)
         assert error(matrix @ x, expected) > 1e-3, f"{module.module}: the adapter does nothing"
         for rows in (slice(0, len(matrix)), slice(2, 5)):
             y = base_answer[rows]
-            found = own.after(values, settings, x, y, rows) if own.after else y
-            assert error(found, expected[rows]) < 1e-9, f"{module.module} at {rows}"
+            found = own.after(values, settings, x.numpy(), y, rows) if own.after else y
+            assert error(torch.from_numpy(found), expected[rows]) < 1e-9, f"{module.module} at {rows}"
         bias = getattr(layer, "bias", None)
         if bias is not None:
             changed = row.bias and (not row.bias_tensors or row.bias_tensors & set(values))
             own = own_forward(edit_of(row.bias, target, inputs, settings)) if changed else None
-            found = bias.detach().double()[1:4]
+            found = bias.detach().double()[1:4].numpy()
             found = own.bias(values, settings, found, slice(1, 4)) if own and own.bias else found
-            assert error(found, expected_bias[1:4]) < 1e-9, f"the bias of {module.module}"
+            assert error(torch.from_numpy(found), expected_bias[1:4]) < 1e-9, f"the bias of {module.module}"
     assert asks_peft == ASKS_PEFT.get(case, set())
 
 

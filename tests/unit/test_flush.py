@@ -20,8 +20,11 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return calls
 
 
+LARGE = 1 << 40
+
+
 def test_little_waits_for_the_end(synced: list[Path]) -> None:
-    with flushing() as to_disk:
+    with flushing({Path("a"): LARGE, Path("b"): LARGE}) as to_disk:
         to_disk.written(Path("a"), 10)
         to_disk.written(Path("b"), 20)
         assert synced == []
@@ -37,7 +40,7 @@ def test_much_goes_at_once_and_the_rest_in_the_end(monkeypatch: pytest.MonkeyPat
         called.set()
 
     monkeypatch.setattr(flush, "fsync", fsync)
-    with flushing() as to_disk:
+    with flushing({Path("a"): LARGE}) as to_disk:
         to_disk.written(Path("a"), 1 << 27)
         assert called.wait(10)
         assert calls == [Path("a")]
@@ -45,23 +48,32 @@ def test_much_goes_at_once_and_the_rest_in_the_end(monkeypatch: pytest.MonkeyPat
     assert calls == [Path("a"), Path("a")]
 
 
-def test_finish_does_not_wait_for_the_block_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_file_does_not_wait_for_the_block_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
     called = threading.Event()
-    monkeypatch.setattr(flush, "fsync", lambda path: called.set())
-    with flushing() as to_disk:
+
+    def fsync(path: Path) -> None:
+        calls.append(path)
+        called.set()
+
+    monkeypatch.setattr(flush, "fsync", fsync)
+    with flushing({Path("a"): 3, Path("b"): 3}) as to_disk:
+        to_disk.written(Path("a"), 2)
+        to_disk.written(Path("b"), 1)
+        assert not called.wait(0.05)
         to_disk.written(Path("a"), 1)
-        to_disk.finish()
         assert called.wait(10)
+        assert calls == [Path("a")]
 
 
 def test_error_of_the_disk_is_raised_at_the_end(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), flushing() as to_disk:
+    with pytest.raises(FileNotFoundError), flushing({tmp_path / "absent": LARGE}) as to_disk:
         to_disk.written(tmp_path / "absent", 1)
 
 
 def test_failing_block_flushes_nothing_more(synced: list[Path]) -> None:
     def fail() -> None:
-        with flushing() as to_disk:
+        with flushing({Path("a"): LARGE}) as to_disk:
             to_disk.written(Path("a"), 1)
             raise KeyError
 
@@ -79,6 +91,6 @@ def test_it_is_fsync_that_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         descriptors.append(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with flushing() as to_disk:
+    with flushing({tmp_path / "a": LARGE}) as to_disk:
         to_disk.written(tmp_path / "a", 1)
     assert len(descriptors) == 1

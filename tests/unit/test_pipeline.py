@@ -18,6 +18,7 @@ from helpers.handmade import HIDDEN, attention_modules, bert_shapes, lora_tensor
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.pipeline import merge, run_plan
 from ingraft.plan import plan_merge
+from ingraft.steps import OutputShard
 from ingraft.verification.report import Check
 
 
@@ -37,8 +38,8 @@ def test_order(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return call
 
     monkeypatch.setattr(ingraft.pipeline, "execute", noted("execute", ingraft.execute.execute))
-    weights = ingraft.verification.weights
-    monkeypatch.setattr(weights, "verify_weights", noted("verify", weights.verify_weights))
+    proof = ingraft.verification.weights.WeightProof
+    monkeypatch.setattr(proof, "check", noted("verify", proof.check))
 
     result = merge(adapter, tmp_path / "out", on_plan=lambda plan: events.append(f"plan {plan.count('edit')}"))
 
@@ -46,6 +47,29 @@ def test_order(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (tmp_path / "out" / "ingraft.json").is_file()
     assert result.output == tmp_path / "out"
     assert result.seconds > 0
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_each_file_is_proven_before_the_next_is_begun(
+    verify: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that does not fit into memory is read from the disk once."""
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base", shards=3))
+    complete: list[list[bool]] = []
+    check = ingraft.verification.weights.WeightProof.check
+
+    def noted(proof: ingraft.verification.weights.WeightProof, shard: OutputShard) -> None:
+        (folder,) = tmp_path.glob(".ingraft-*")
+        complete.append([any(file.read_bytes()[-64:]) for file in sorted(folder.glob("*.safetensors"))])
+        assert complete[-1][int(shard.file[6:11]) - 1]
+        check(proof, shard)
+
+    monkeypatch.setattr(ingraft.verification.weights.WeightProof, "check", noted)
+
+    merge(adapter, tmp_path / "out", verify=verify)
+
+    one_by_one = [[True, False, False], [True, True, False], [True, True, True]]
+    assert complete == (one_by_one if verify else [])
 
 
 def test_occupied_output_is_seen_before_anything_is_read(tmp_path: Path) -> None:
@@ -58,7 +82,7 @@ def test_occupied_output_is_seen_before_anything_is_read(tmp_path: Path) -> None
 
 def test_failed_check_publishes_nothing(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Check("probes", False, "W′·x", 3.14159, 1.0, "encoder.layer.0")
-    monkeypatch.setattr(ingraft.verification.weights, "verify_weights", lambda *_, **__: (bad,))
+    monkeypatch.setattr(ingraft.verification.weights.WeightProof, "checks", lambda _: (bad,))
     before = snapshot(tmp_path)
 
     with pytest.raises(
@@ -73,9 +97,8 @@ def test_failed_check_publishes_nothing(adapter: Path, tmp_path: Path, monkeypat
 def test_failed_check_keeps_the_old_output(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merge(adapter, tmp_path / "out")
     before = snapshot(tmp_path)
-    monkeypatch.setattr(
-        ingraft.verification.weights, "verify_weights", lambda *_, **__: (Check("structure", False, "as planned"),)
-    )
+    bad = Check("structure", False, "as planned")
+    monkeypatch.setattr(ingraft.verification.weights.WeightProof, "checks", lambda _: (bad,))
 
     with pytest.raises(CheckFailed, match="The proof failed: structure"):
         merge(adapter, tmp_path / "out", overwrite=True)
@@ -94,7 +117,7 @@ def test_any_other_failure_leaves_nothing(
     if where == "execute":
         monkeypatch.setattr(ingraft.pipeline, "execute", fail)
     else:
-        monkeypatch.setattr(ingraft.verification.weights, "verify_weights", fail)
+        monkeypatch.setattr(ingraft.verification.weights.WeightProof, "check", fail)
     before = snapshot(tmp_path)
 
     with pytest.raises(error):

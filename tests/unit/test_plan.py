@@ -141,10 +141,10 @@ def test_dry_run_needs_no_heavy_library(adapter: Path, tmp_path: Path) -> None:
     assert run.stderr == "0 []\n"
 
 
-def test_merge_needs_torch_alone(adapter: Path, tmp_path: Path) -> None:
+def test_merge_needs_numpy_alone(adapter: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from ingraft.cli.app import main; code = main(sys.argv[1:])\n"
-        "print(code, sorted({'transformers', 'peft', 'sentence_transformers'} & sys.modules.keys()), file=sys.stderr)"
+        "print(code, sorted({'torch', 'transformers', 'peft'} & sys.modules.keys()), file=sys.stderr)"
     )
     command = [sys.executable, "-c", code, "merge", str(adapter), str(tmp_path / "out")]
     run = subprocess.run(command, capture_output=True, text=True)

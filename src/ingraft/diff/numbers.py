@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
-from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load_part
+from ingraft.verification.read import CHUNK_ELEMENTS, load_part
 
-# Beside those that a merge reads. What is packed below a byte, or complex, is compared as bytes.
+# What is packed below a byte, or complex, is compared as bytes.
 NUMBERS: Mapping[str, torch.dtype] = {
-    **DTYPES, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F8_E4M3": torch.float8_e4m3fn,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # fmt: skip
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -49,7 +52,7 @@ def same_bytes(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> bool:
     for offset in range(0, a.nbytes, size):
         count = min(size, a.nbytes - offset)
         left = load_part(files, a.file, a.start + offset, count, slot=0)
-        if not torch.equal(left, load_part(files, b.file, b.start + offset, count, slot=1)):
+        if not np.array_equal(left, load_part(files, b.file, b.start + offset, count, slot=1)):
             return False
     return True
 
@@ -58,7 +61,7 @@ def numbers(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: 
     """Elements [start, stop) as they are stored, flat, in this thread's buffer `slot`; the dtype is in NUMBERS."""
     size = info.nbytes // max(info.elements, 1)
     part = load_part(files, info.file, info.start + start * size, (stop - start) * size, slot=slot)
-    return part.view(NUMBERS[info.dtype])
+    return torch.from_numpy(part).view(NUMBERS[info.dtype])
 
 
 def change_of(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> Change:

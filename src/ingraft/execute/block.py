@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ingraft.checkpoint import dtype_name
+from ingraft.checkpoint.numbers import STORED, Array, Buffers, narrow, widen
 from ingraft.checkpoint.transfer import OpenFiles, read_into, write_from
 from ingraft.errors import UnusableInput
 from ingraft.execute.figures import BlockFigures
-from ingraft.execute.inputs import BLOCK_ELEMENTS, TORCH_DTYPES, FormulaCache, arithmetic, does_not_fit
+from ingraft.execute.inputs import BLOCK_ELEMENTS, FormulaCache, arithmetic, does_not_fit
 from ingraft.steps import REPLACE, Edit, MergeStep
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -34,23 +30,8 @@ class BlockJob:
     @property
     def place(self) -> tuple[int, int]:
         """The block's first byte in the output's file, and how many bytes it has."""
-        size = TORCH_DTYPES[self.step.dtype].itemsize
+        size = STORED[self.step.dtype].itemsize
         return self.position + self.start * size, (self.stop - self.start) * size
-
-
-class Buffers(threading.local):
-    """Reused memory of one thread: pages that were touched once stay mapped."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def get(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
-        """`count` elements of `dtype`, with whatever was in them before."""
-        size = torch.empty((), dtype=dtype).element_size()
-        kept = self._kept.get(name)
-        if kept is None or kept.numel() < count * size:
-            kept = self._kept[name] = torch.empty(max(count * size, BLOCK_ELEMENTS * size), dtype=torch.uint8)
-        return kept[: count * size].view(dtype)
 
 
 def part_jobs(step: MergeStep, position: int) -> list[BlockJob]:
@@ -77,54 +58,51 @@ def _cut(step: MergeStep, position: int, start: int, stop: int, edits: tuple[int
 def edit_block(job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Path, buffers: Buffers) -> BlockFigures:
     """Make and write one block; returns what it did. Raises UnusableInput when a number is not finite."""
     step, count = job.step, job.stop - job.start
-    stored = TORCH_DTYPES[step.dtype]
-    work_dtype = arithmetic(step)
-    base = _read_base(job, files, buffers, work_dtype)
-    work = buffers.get("work", count, work_dtype)
-    if base is None:
-        work.zero_()
-    else:
-        work.copy_(base)
-    result = work
-    for index in job.edits:
-        result = _apply(step.edits[index], cache, index, result, job)
-    result = result.reshape(-1)
-    out = buffers.get("out", count, stored)
-    out.copy_(result)
-    norm, delta, loss, changed = _measure(result, base, out, buffers)
+    with np.errstate(all="ignore"):  # what is not finite is found below
+        base = _read_base(job, files, buffers)
+        work = buffers.get("work", count, arithmetic(step))
+        if base is None:
+            work.fill(0)
+        else:
+            assert step.source is not None
+            widen(base, step.source.dtype, work)
+        result = work
+        for index in job.edits:
+            result = _apply(step.edits[index], cache, index, result, job)
+        result = result.reshape(-1)
+        out = narrow(result, step.dtype, buffers.get("out", count, STORED[step.dtype]))
+        figures = _measure(step, result, base, out, buffers)
     # One element that is not finite makes these sums so; the element-wise test costs more than all of the above.
-    if not math.isfinite(delta + loss):
-        _refuse_not_finite(step, result, out)
-    write_from(files.get(target, "r+b"), job.place[0], out.view(torch.uint8).numpy())
-    return BlockFigures(norm, delta, loss, changed) if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
+    if not math.isfinite(figures.delta + figures.loss):
+        _refuse_not_finite(step, result, widen(out, step.dtype, buffers.get("scratch", count, result.dtype)))
+    write_from(files.get(target, "r+b"), job.place[0], out)
+    return figures if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
 
 
-def _refuse_not_finite(step: MergeStep, result: Tensor, out: Tensor) -> None:
+def _refuse_not_finite(step: MergeStep, result: Array, written: Array) -> None:
     """Raise UnusableInput if an element is not finite. (Squares of finite ones can be too large: no fault.)"""
-    if not torch.isfinite(result).all():
+    if not np.isfinite(result).all():
         raise UnusableInput(
             f"Merging gives NaN or infinity in {step.tensor}.", hint="The adapter diverged, or fits another base."
         )
-    if not torch.isfinite(out).all():
+    if not np.isfinite(written).all():
         raise UnusableInput(
-            f"Merging gives numbers in {step.tensor} that {str(out.dtype).removeprefix('torch.')} cannot hold.",
+            f"Merging gives numbers in {step.tensor} that {dtype_name(step.dtype)} cannot hold.",
             hint="Merge with --dtype float32.",
         )
 
 
-def _read_base(job: BlockJob, files: OpenFiles, buffers: Buffers, work: torch.dtype) -> Tensor | None:
-    """The base's elements of the block in their stored dtype; None where the adapter alone decides."""
+def _read_base(job: BlockJob, files: OpenFiles, buffers: Buffers) -> Array | None:
+    """The base's elements of the block as they are stored; None where the adapter alone decides."""
     step, count = job.step, job.stop - job.start
     if step.source is None or step.source.shape != step.shape:
         return None
-    dtype = TORCH_DTYPES[step.source.dtype]
-    raw = buffers.get("raw", count, dtype)
-    start = step.source.start + job.start * raw.element_size()
-    read_into(files.get(step.source.file), start, raw.view(torch.uint8).numpy())
+    raw = buffers.get("raw", count, STORED[step.source.dtype])
+    read_into(files.get(step.source.file), step.source.start + job.start * raw.itemsize, raw)
     return raw
 
 
-def _apply(edit: Edit, cache: FormulaCache, index: int, result: Tensor, job: BlockJob) -> Tensor:
+def _apply(edit: Edit, cache: FormulaCache, index: int, result: Array, job: BlockJob) -> Array:
     built = cache.get(index)
     at, stop = (job.start - edit.elements[0], job.stop - edit.elements[0])
     try:
@@ -132,36 +110,39 @@ def _apply(edit: Edit, cache: FormulaCache, index: int, result: Tensor, job: Blo
             return built(result.reshape(-1), slice(*edit.rows))
         if edit.transposed:
             out = edit.rows[1] - edit.rows[0]
-            turned = result.reshape(-1, out).T.contiguous() if edit.formula != REPLACE else result
+            turned = np.ascontiguousarray(result.reshape(-1, out).T) if edit.formula != REPLACE else result
             merged = built(turned, slice(*edit.rows))
-            return merged.T.contiguous() if edit.formula != REPLACE else merged
+            return np.ascontiguousarray(merged.T) if edit.formula != REPLACE else merged
         width = edit.shape[1]
         first = edit.rows[0]
         rows = slice(first + at // width, first + stop // width)
         return built(result.reshape(-1, width), rows)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # of torch, of numpy
         raise does_not_fit(edit, error) from None
 
 
-def _measure(result: Tensor, base: Tensor | None, out: Tensor, buffers: Buffers) -> tuple[float, float, float, int]:
+def _measure(step: MergeStep, result: Array, base: Array | None, out: Array, buffers: Buffers) -> BlockFigures:
     """Sums of squares of W, of W′ − W, of stored − W′, and how many stored values differ from the base's."""
-    scratch = buffers.get("scratch", result.numel(), result.dtype)
-    loss = _square(scratch.copy_(out).sub_(result)) if out.dtype != result.dtype else 0.0
+    scratch = buffers.get("scratch", result.size, result.dtype)
+    loss = 0.0
+    if out.dtype != result.dtype:
+        loss = _square(np.subtract(widen(out, step.dtype, scratch), result, out=scratch))
     if base is None:
-        return 0.0, _square(result), loss, result.numel()
-    scratch.copy_(base)
-    norm = _square(scratch)
-    delta = _square(scratch.sub_(result))
-    before = base if base.dtype == out.dtype else base.to(out.dtype)
-    differs = buffers.get("differs", result.numel(), torch.bool).numpy()
-    np.not_equal(_bits(before), _bits(out), out=differs)
-    return norm, delta, loss, int(np.count_nonzero(differs))
+        return BlockFigures(0.0, _square(result), loss, result.size)
+    assert step.source is not None
+    norm = _square(widen(base, step.source.dtype, scratch))
+    before = base
+    if step.source.dtype != step.dtype:
+        before = narrow(scratch, step.dtype, buffers.get("before", result.size, out.dtype))
+    delta = _square(np.subtract(scratch, result, out=scratch))
+    differs = np.not_equal(_bits(before), _bits(out), out=buffers.get("differs", result.size, np.bool_))
+    return BlockFigures(norm, delta, loss, int(np.count_nonzero(differs)))
 
 
-def _bits(values: Tensor) -> np.ndarray[Any, Any]:
-    """The elements as integers: numpy compares and counts them ten times faster than torch compares bfloat16."""
-    return values.view(_INTEGERS[values.element_size()]).numpy()
+def _bits(values: Array) -> Array:
+    """The elements as integers, which compare faster, and NaN with NaN as equal."""
+    return values.view(f"i{values.itemsize}")
 
 
-def _square(values: Tensor) -> float:
-    return float(torch.dot(values, values))
+def _square(values: Array) -> float:
+    return float(np.dot(values, values))

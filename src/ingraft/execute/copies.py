@@ -1,12 +1,14 @@
-"""The untouched tensors of a shard, as runs of bytes to copy."""
+"""The untouched tensors of a file of weights, copied as runs of bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingraft.checkpoint.transfer import CHUNK
+from ingraft.checkpoint.transfer import CHUNK, copy_bytes
+from ingraft.execute.writing import Writing
 from ingraft.steps import OutputShard
 
 
@@ -45,3 +47,18 @@ def copy_runs(shard: OutputShard, position: int) -> Iterator[CopyRun]:
         position += step.nbytes
     if run:
         yield run
+
+
+def copy_jobs(shard: OutputShard, writing: Writing) -> Iterator[Future[int]]:
+    """One job for each piece of a run; its result is how many of its bytes were cloned."""
+    target = writing.folder / shard.file
+
+    def copy(piece: CopyRun) -> int:
+        source, output = writing.files.get(piece.source), writing.files.get(target, "r+b")
+        cloned = copy_bytes(source, piece.start, output, piece.position, piece.count)
+        writing.written(target, piece.position, piece.count)
+        return cloned
+
+    for run in copy_runs(shard, len(shard.header())):
+        for piece in run.pieces():
+            yield writing.pool.submit(copy, piece)

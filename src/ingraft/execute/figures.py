@@ -18,6 +18,9 @@ class BlockFigures:
     changed: int
 
 
+Measured = tuple[MergeStep, BlockFigures]
+
+
 @dataclass(frozen=True)
 class StepFigures:
     """What an edit did to one tensor.
@@ -36,7 +39,7 @@ class StepFigures:
     rounding_loss: float
 
 
-def step_figures(plan: MergePlan, blocks: Iterable[tuple[MergeStep, BlockFigures]]) -> tuple[StepFigures, ...]:
+def step_figures(plan: MergePlan, blocks: Iterable[Measured]) -> tuple[StepFigures, ...]:
     """The figures of every edited or replaced tensor, in the plan's order."""
     found: dict[int, list[BlockFigures]] = {}
     for step, block in blocks:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ingraft.adapted.layer import BaseLayer, effective_weight, forward_of
+from ingraft.checkpoint.numbers import Array
 from ingraft.methods.method import LayerKind
 from ingraft.steps import IN_MEMORY, MergePlan
 
@@ -20,7 +21,7 @@ from ingraft.steps import IN_MEMORY, MergePlan
 _TOLERANCE = 1e-5
 
 
-def merged_parameters(plan: MergePlan) -> Mapping[str, Tensor]:
+def merged_parameters(plan: MergePlan) -> Mapping[str, Array]:
     """float64 values of the parameters that the plan wants from PEFT, by the running model's names."""
     from ingraft.adapted.exact import load_exact
 
@@ -34,7 +35,7 @@ def merged_parameters(plan: MergePlan) -> Mapping[str, Tensor]:
             merged[f"{module}.weight"] = weight
             if bias is not None:
                 merged[f"{module}.bias"] = bias
-    return {name: value for name, value in merged.items() if name in wanted}
+    return {name: value.numpy() for name, value in merged.items() if name in wanted}
 
 
 def _merged(adapted: Any, kind: LayerKind) -> tuple[Tensor, Tensor | None]:

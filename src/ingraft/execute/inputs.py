@@ -8,19 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ingraft.checkpoint import TensorInfo
+from ingraft.checkpoint import FLOAT_NAMES, TensorInfo
+from ingraft.checkpoint.numbers import STORED, Array, widen
 from ingraft.checkpoint.transfer import OpenFiles, read_into
 from ingraft.errors import UnusableInput, first_line
-from ingraft.methods.table import formula
+from ingraft.methods.table import formula, takes_arrays
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergeStep
 
-TORCH_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 BLOCK_ELEMENTS = 1 << 19
 # Formulas that are sums and products alone: in float64 their result is the exact one, rounded once.
 _EXACT = (
@@ -28,38 +24,38 @@ _EXACT = (
     "lora:lora_embedding",
     "lora:lora_expert",
     "lora:lora_bias",
-    "lora:lora_block_diagonal",
+    "block_diagonal:block_diagonal",
     "dora:dora",
 )
 
-RowFormula = Callable[[Tensor, slice], Tensor]
-Memory = Mapping[str, Tensor]  # parameters that PEFT merged, by the running model's name
+RowFormula = Callable[[Array, slice], Array]
+Memory = Mapping[str, Array]  # float64 values of parameters that PEFT merged, by the running model's name
 
 
-def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
-    """The tensor of `info` in its stored dtype."""
-    buffer = bytearray(info.nbytes)
-    read_into(files.get(info.file), info.start, buffer)
-    if not buffer:
-        return torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype])
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[info.dtype]).reshape(info.shape)
+def read_tensor(files: OpenFiles, info: TensorInfo) -> Array:
+    """The tensor of `info` as it is stored."""
+    stored = np.empty(info.shape, STORED[info.dtype])
+    if stored.size:
+        read_into(files.get(info.file), info.start, stored.reshape(-1))
+    return stored
 
 
-def arithmetic(step: MergeStep) -> torch.dtype:
+def arithmetic(step: MergeStep) -> np.dtype[Any]:
     """The dtype that a step is computed in: float32 is more than enough for bfloat16, and what most formulas take."""
     formulas = {edit.formula for edit in step.edits} - {REPLACE, ZERO, IN_MEMORY}
-    return torch.float64 if step.dtype != "BF16" and formulas <= set(_EXACT) else torch.float32
+    return np.dtype(np.float64 if step.dtype != "BF16" and formulas <= set(_EXACT) else np.float32)
 
 
-def read_adapter_tensor(files: OpenFiles, info: TensorInfo, dtype: torch.dtype = torch.float32) -> Tensor:
+def read_adapter_tensor(files: OpenFiles, info: TensorInfo, dtype: Any = np.float32) -> Array:
     """An adapter tensor in `dtype` (integers as they are), finite, or UnusableInput."""
-    if info.dtype not in TORCH_DTYPES:
+    if info.dtype not in STORED:
         raise UnusableInput(f"{info.file}: {info.name} has the dtype {info.dtype}, which cannot be merged.")
-    tensor = read_tensor(files, info)
-    if not tensor.is_floating_point():
-        return tensor
-    tensor = tensor.to(dtype)
-    if not torch.isfinite(tensor).all():
+    stored = read_tensor(files, info)
+    if info.dtype not in FLOAT_NAMES:
+        return stored
+    tensor = np.empty(info.shape, dtype)
+    widen(stored.reshape(-1), info.dtype, tensor.reshape(-1))
+    if not np.isfinite(tensor).all():
         raise UnusableInput(
             f"{info.file}: {info.name} holds NaN or infinity.",
             hint="The training diverged; take an earlier checkpoint.",
@@ -80,36 +76,38 @@ class BaseRows:
         return self.edit.shape
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> str:
         """What the base weight is stored in."""
-        return TORCH_DTYPES[self.source.dtype]
+        return self.source.dtype
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
         out, width = self.edit.shape
         start, stop = self.edit.elements
         if stop - start != out * width:
             raise UnusableInput(
                 f"{self.edit.target} lies in several parts of {self.source.name}; its method needs it whole."
             )
-        info, size = self.source, self.source.nbytes // max(self.source.elements, 1)
         if self.edit.transposed:
-            whole = TensorInfo(
-                info.name, info.dtype, (width, out), info.file, info.start + start * size, info.start + stop * size
-            )
-            yield slice(0, out), read_tensor(self.files, whole).float().T.contiguous()
+            yield slice(0, out), np.ascontiguousarray(self._read(start, width, out).T)
             return
         step = max(1, BLOCK_ELEMENTS // max(width, 1))
         for row in range(0, out, step):
             rows = min(step, out - row)
-            first = info.start + (start + row * width) * size
-            block = TensorInfo(info.name, info.dtype, (rows, width), info.file, first, first + rows * width * size)
-            yield slice(row, row + rows), read_tensor(self.files, block).float()
+            yield slice(row, row + rows), self._read(start + row * width, rows, width)
+
+    def _read(self, first: int, rows: int, columns: int) -> Array:
+        """A matrix of its own, in float32, from element `first` of the source."""
+        info, size = self.source, STORED[self.source.dtype].itemsize
+        begin = info.start + first * size
+        end = begin + rows * columns * size
+        stored = read_tensor(self.files, TensorInfo(info.name, info.dtype, (rows * columns,), info.file, begin, end))
+        return widen(stored, info.dtype, np.empty(stored.size, np.float32)).reshape(rows, columns)
 
 
 def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowFormula:
     """The row formula (for a bias: a formula of [rows] vectors) of one edit."""
     if edit.formula == ZERO:
-        return lambda weight, at: torch.zeros_like(weight)
+        return lambda weight, at: np.zeros_like(weight)
     if edit.formula == IN_MEMORY:
         merged = memory[edit.parameter]
         merged = merged.T if edit.transposed else merged.reshape(edit.shape if edit.part == "weight" else (-1,))
@@ -117,22 +115,26 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
     if edit.formula == REPLACE:
         info = edit.inputs["value"]
         return lambda weight, at: read_adapter_tensor(files, _rows(info, edit, at), arithmetic(step))
-    inputs = {name: read_adapter_tensor(files, info, arithmetic(step)) for name, info in edit.inputs.items()}
     function = formula(edit.formula)
+    inputs = {name: read_adapter_tensor(files, info, arithmetic(step)) for name, info in edit.inputs.items()}
     wanted = inspect.signature(function).parameters
     arguments: dict[str, Any] = {
         name: inputs.get(name, edit.settings.get(name))
         for name in wanted
         if name not in ("base", "bias") and (name in inputs or name in edit.settings or _has_no_default(wanted[name]))
     }
+    if "base" in wanted:
+        assert step.source is not None
+        arguments["base"] = BaseRows(files, step.source, edit)
+    if not takes_arrays(edit.formula):
+        from ingraft.execute.tensors import with_tensors
+
+        function = with_tensors(function, returns_formula=edit.part == "weight")
     try:
         if edit.part == "bias":
             return lambda bias, at: function(bias, **arguments)[at]
-        if "base" in wanted:
-            assert step.source is not None
-            arguments["base"] = BaseRows(files, step.source, edit)
         built: RowFormula = function(**arguments)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # of torch, of numpy
         raise does_not_fit(edit, error) from None
     return built
 

@@ -1,6 +1,6 @@
 """Run a plan: copy untouched runs, edit the rest block by block on a few threads, in memory bounded by a block.
 
-Copies need no arithmetic: they run while torch is imported, which takes as long as they do.
+Copies need no arithmetic: they run while numpy is imported, or torch, which takes as long as they do.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ingraft.checkpoint.transfer import OpenFiles, copy_bytes, open_files, reserve, write_from
-from ingraft.execute.copies import copy_runs
-from ingraft.execute.figures import StepFigures, step_figures
+from ingraft.checkpoint.transfer import open_files, reserve, write_from
+from ingraft.execute.copies import copy_jobs
+from ingraft.execute.figures import Measured, StepFigures, step_figures
+from ingraft.execute.writing import Writing, Written
 from ingraft.startup import importing_torch
-from ingraft.steps import MergePlan
+from ingraft.steps import REPLACE, ZERO, MergePlan, OutputShard
+from ingraft.threads import one_thread_each
 
-Written = Callable[[Path, int, int], None]  # file, position, bytes
+if TYPE_CHECKING:
+    from ingraft.execute.inputs import Memory
 
 
 @dataclass(frozen=True)
@@ -37,23 +40,66 @@ def execute(
     *,
     workers: int | None = None,
     written: Written | None = None,
+    finished: Callable[[OutputShard], None] | None = None,
 ) -> Execution:
-    """Write everything that `plan` names into `folder`, which exists and is empty.
+    """Write everything that `plan` names into `folder`, which exists and is empty, one file of weights after another.
 
-    written  is told, by any thread, which bytes of which file of weights are what they will be; of every byte once
+    written   is told, by any thread, which bytes of which file of weights are what they will be; of every byte once
+    finished  is told of each file of weights, when it is complete and before the next is begun
     Raises UnusableInput for NaN or infinity in the adapter or the result, OSError for a failing disk.
     """
-    written = written or _nobody
-    with open_files() as files, _pool(workers or default_workers()) as pool:
+    edits: list[Future[Measured]] = []
+    copies: list[Future[int]] = []
+    merged: Memory | None = None
+    with open_files() as files, _pool(workers or default_workers()) as pool, ExitStack() as arithmetic:
+        writing = Writing(folder, files, pool, written or _nobody)
         _write_small_files(plan, folder)
-        _begin_shards(plan, folder, files, written)
-        copies = list(_copy_jobs(plan, folder, files, pool, written))
-        with importing_torch():
-            from ingraft.execute.edits import edit_jobs, one_torch_thread
-        with one_torch_thread():
-            edits = list(edit_jobs(plan, folder, files, pool, written))
-            _finish([*copies, *edits])
+        _begin_shards(plan, writing)
+        for shard in plan.shards:
+            copying = list(copy_jobs(shard, writing))
+            if merged is None:  # while the first file's copies are made
+                _import_libraries(plan)
+                arithmetic.enter_context(one_thread_each())
+                merged = _merged_by_peft(plan)
+            from ingraft.execute.edits import edit_jobs
+
+            editing = list(edit_jobs(shard, writing, merged))
+            _finish([*copying, *editing])
+            copies += copying
+            edits += editing
+            if finished:
+                finished(shard)
     return Execution(step_figures(plan, (job.result() for job in edits)), sum(job.result() for job in copies))
+
+
+def _import_libraries(plan: MergePlan) -> None:
+    if needs_torch(plan):
+        with importing_torch():
+            import torch  # noqa: F401
+    import ingraft.execute.edits  # noqa: F401
+
+
+def _merged_by_peft(plan: MergePlan) -> Memory:
+    """The parameters that PEFT merges by itself, in memory."""
+    if plan.route != "in-memory":
+        return {}
+    from ingraft.execute.in_memory import merged_parameters
+
+    return merged_parameters(plan)
+
+
+def needs_torch(plan: MergePlan) -> bool:
+    """Is a formula written with torch, or are there many numbers that numpy converts slowly?"""
+    from ingraft.checkpoint.numbers import SLOW
+    from ingraft.methods.table import takes_arrays
+
+    return any(
+        step.dtype in SLOW
+        or (step.source is not None and step.source.dtype in SLOW)
+        or any(edit.formula not in (REPLACE, ZERO) and not takes_arrays(edit.formula) for edit in step.edits)
+        for step in plan.steps()
+        if step.action != "copy"
+    )
 
 
 def _nobody(path: Path, position: int, count: int) -> None:
@@ -95,29 +141,13 @@ def _write_small_files(plan: MergePlan, folder: Path) -> None:
         target.write_text(written.text, encoding="utf-8")
 
 
-def _begin_shards(plan: MergePlan, folder: Path, files: OpenFiles, written: Written) -> None:
+def _begin_shards(plan: MergePlan, writing: Writing) -> None:
     """Every file of weights with its size and its header."""
     for shard in plan.shards:
-        target = folder / shard.file
+        target = writing.folder / shard.file
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             reserve(file, shard.nbytes)
         header = shard.header()
-        write_from(files.get(target, "r+b"), 0, header)
-        written(target, 0, len(header))
-
-
-def _copy_jobs(
-    plan: MergePlan, folder: Path, files: OpenFiles, pool: Executor, written: Written
-) -> Iterator[Future[int]]:
-    """Jobs whose results are the bytes that were cloned."""
-
-    def copy(source: Path, start: int, target: Path, position: int, count: int) -> int:
-        cloned = copy_bytes(files.get(source), start, files.get(target, "r+b"), position, count)
-        written(target, position, count)
-        return cloned
-
-    for shard in plan.shards:
-        for run in copy_runs(shard, len(shard.header())):
-            for piece in run.pieces():
-                yield pool.submit(copy, piece.source, piece.start, folder / shard.file, piece.position, piece.count)
+        write_from(writing.files.get(target, "r+b"), 0, header)
+        writing.written(target, 0, len(header))

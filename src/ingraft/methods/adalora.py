@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-RowFormula = Callable[[Tensor, slice], Tensor]
+from ingraft.methods.arrays import Array, RowFormula
 
 
-def adalora(lora_A: Tensor, lora_B: Tensor, lora_E: Tensor, *, scale: float) -> RowFormula:
+def adalora(lora_A: Array, lora_B: Array, lora_E: Array, *, scale: float) -> RowFormula:
     """W' = W + s·B·diag(E)·A (Zhang et al. 2023, arXiv:2303.10512).
 
     A: [r, in], B: [out, r], E: [r, 1]; r may be 0, and then nothing changes.
     """
     left = lora_B * (lora_E.flatten() * scale)
 
-    def rows(weight: Tensor, at: slice) -> Tensor:
-        return weight.addmm_(left[at], lora_A)
+    def rows(weight: Array, at: slice) -> Array:
+        weight += left[at] @ lora_A
+        return weight
 
     return rows

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from ingraft.methods.arrays import Array
 
 
-def beft(bias: Tensor, beft_bias: Tensor) -> Tensor:
+def beft(bias: Array, beft_bias: Array) -> Array:
     """b' = b + Δb (arXiv:2509.15974). Δb: [1, out]."""
     return bias + beft_bias.flatten()

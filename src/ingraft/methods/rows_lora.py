@@ -14,7 +14,7 @@ Config = Mapping[str, Any]
 # no other variant of theirs than DoRA.
 _EMBEDDING_FORMULAS = {
     "lora:lora": "lora:lora_embedding",
-    "lora:lora_block_diagonal": "lora:lora_embedding",
+    "block_diagonal:block_diagonal": "lora:lora_embedding",
     "dora:dora": "dora:dora_embedding",
     "pissa:pissa": "lora:lora_embedding",
     "pissa:olora": "lora:lora_embedding",
@@ -168,7 +168,7 @@ ROWS: tuple[Method, ...] = (
     ),
     _merged(
         "BD-LoRA",
-        "lora:lora_block_diagonal",
+        "block_diagonal:block_diagonal",
         "ΔW = s·B·A, A or B block-diagonal",
         "BD-LoRA, arXiv:2510.23346",
         settings.block_diagonal,

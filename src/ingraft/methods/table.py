@@ -43,8 +43,17 @@ def method_for(config: Mapping[str, Any]) -> Method:
     raise UnusableInput(f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods")
 
 
+# Files whose formulas are operators alone: they take arrays of numpy as well as tensors, and need no torch.
+_WITHOUT_TORCH = ("lora", "adalora", "ia3", "beft")
+
+
+def takes_arrays(reference: str) -> bool:
+    """Does the named formula take arrays of numpy? All others take torch's tensors only."""
+    return reference.partition(":")[0] in _WITHOUT_TORCH
+
+
 def formula(reference: str) -> Callable[..., Any]:
-    """The function that a row's `formula` or `bias` names, "file:function". Imports torch."""
+    """The function that a row's `formula` or `bias` names, "file:function"; may import torch."""
     file, _, function = reference.partition(":")
     found: Callable[..., Any] = getattr(import_module(f"ingraft.methods.{file}"), function)
     return found

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ingraft.checkpoint.numbers import Array
 from ingraft.methods.method import Setting
 from ingraft.steps import Edit
 
-Tensors = Mapping[str, Tensor]
+Tensors = Mapping[str, Array]
 Settings = Mapping[str, Setting]
 
 
@@ -23,9 +23,9 @@ Settings = Mapping[str, Setting]
 class OwnForward:
     """What a method does to the input, to the answer of the base's weight, and to the base's bias; None: nothing."""
 
-    before: Callable[[Tensors, Settings, Tensor], Tensor] | None = None
-    after: Callable[[Tensors, Settings, Tensor, Tensor, slice], Tensor] | None = None
-    bias: Callable[[Tensors, Settings, Tensor, slice], Tensor] | None = None
+    before: Callable[[Tensors, Settings, Array], Array] | None = None
+    after: Callable[[Tensors, Settings, Array, Array, slice], Array] | None = None
+    bias: Callable[[Tensors, Settings, Array, slice], Array] | None = None
 
 
 def own_forward(edit: Edit) -> OwnForward | None:
@@ -37,46 +37,55 @@ def own_forward(edit: Edit) -> OwnForward | None:
     return _FORWARDS.get(edit.formula)
 
 
+def flat(array: Array) -> Array:
+    """A convolution's kernel [out, in, k…] as a matrix [out, in·k]."""
+    return array.reshape(len(array), -1)
+
+
 def number(settings: Settings, name: str) -> float:
     value = settings[name]
     assert isinstance(value, (int, float))
     return value
 
 
-def lora_added(t: Tensors, settings: Settings, x: Tensor, rows: slice) -> Tensor:
+def lora_added(t: Tensors, settings: Settings, x: Array, rows: slice) -> Array:
     """s·B·(A·x): what LoRA's branch adds."""
-    a, b = t["lora_A"].flatten(1), t["lora_B"].flatten(1)
-    return b[rows] @ (a @ x) * number(settings, "scale")
+    a, b = flat(t["lora_A"]), flat(t["lora_B"])
+    added: Array = b[rows] @ (a @ x)
+    return added * number(settings, "scale")
 
 
-def _lora(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _lora(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     return y + lora_added(t, settings, x, rows)
 
 
-def _lora_embedding(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _lora_embedding(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     a, b = t["lora_embedding_A"], t["lora_embedding_B"]
-    return y + a.T[rows] @ (b.T @ x) * number(settings, "scale")
+    added: Array = a.T[rows] @ (b.T @ x)
+    return y + added * number(settings, "scale")
 
 
-def _lora_expert(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _lora_expert(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     """A holds the experts one after the other, B in turn."""
     expert, experts = int(number(settings, "expert")), int(number(settings, "experts"))
-    a, b = t["lora_A"].flatten(1), t["lora_B"].flatten(1)
+    a, b = flat(t["lora_A"]), flat(t["lora_B"])
     a, b = a.reshape(experts, -1, a.shape[1])[expert], b.reshape(len(b), -1, experts)[..., expert]
-    return y + b[rows] @ (a @ x) * number(settings, "scale")
+    added: Array = b[rows] @ (a @ x)
+    return y + added * number(settings, "scale")
 
 
-def _lora_bias(t: Tensors, settings: Settings, bias: Tensor, rows: slice) -> Tensor:
+def _lora_bias(t: Tensors, settings: Settings, bias: Array, rows: slice) -> Array:
     return bias + t["lora_bias"][rows] * number(settings, "scale")
 
 
-def _loha(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _loha(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     """Row i of ((A₁·B₁) ∘ (A₂·B₂))·x is a₁ᵢ·(B₁·diag(x)·B₂ᵀ)·a₂ᵢ: only an [r, r] lies between input and output."""
     between = (t["hada_w1_b"] * x) @ t["hada_w2_b"].T
-    return y + ((t["hada_w1_a"][rows] @ between) * t["hada_w2_a"][rows]).sum(1) * number(settings, "scale")
+    added: Array = ((t["hada_w1_a"][rows] @ between) * t["hada_w2_a"][rows]).sum(1)
+    return y + added * number(settings, "scale")
 
 
-def _lokr(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _lokr(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     """(W₁ ⊗ W₂)·x is W₁·X·W₂ᵀ, x laid out as a matrix [i₁, i₂], and a factored W goes factor by factor."""
     first, second = _factors(t, "lokr_w1"), _factors(t, "lokr_w2")
     matrix = x.reshape(first[-1].shape[1], second[-1].shape[1])
@@ -87,25 +96,25 @@ def _lokr(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> 
     return y + matrix.flatten()[rows] * number(settings, "scale")
 
 
-def _factors(t: Tensors, name: str) -> tuple[Tensor, ...]:
+def _factors(t: Tensors, name: str) -> tuple[Array, ...]:
     """The matrices whose product the named one is, from the left; those of a convolution as [out, in·k·k]."""
-    return (t[name].flatten(1),) if name in t else (t[f"{name}_a"], t[f"{name}_b"])
+    return (flat(t[name]),) if name in t else (t[f"{name}_a"], t[f"{name}_b"])
 
 
-def _ia3_before(t: Tensors, settings: Settings, x: Tensor) -> Tensor:
+def _ia3_before(t: Tensors, settings: Settings, x: Array) -> Array:
     return x * t["ia3_l"].flatten() if settings["feedforward"] else x
 
 
-def _ia3_after(t: Tensors, settings: Settings, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+def _ia3_after(t: Tensors, settings: Settings, x: Array, y: Array, rows: slice) -> Array:
     return _ia3_bias(t, settings, y, rows)
 
 
-def _ia3_bias(t: Tensors, settings: Settings, bias: Tensor, rows: slice) -> Tensor:
+def _ia3_bias(t: Tensors, settings: Settings, bias: Array, rows: slice) -> Array:
     """The whole output is scaled, bias and all, unless the input was."""
     return bias if settings["feedforward"] else bias * t["ia3_l"].flatten()[rows]
 
 
-def _oft(t: Tensors, settings: Settings, x: Tensor) -> Tensor:
+def _oft(t: Tensors, settings: Settings, x: Array) -> Array:
     """Every block of b inputs turned by its R = (I − Q)·(I + Q)⁻¹ or the series; as a row, x·R, or for embeddings R·x.
 
     A row times a function of Q is the function of Qᵀ = −Q times the column. Q is skew-symmetric and saved as its upper
@@ -117,16 +126,17 @@ def _oft(t: Tensors, settings: Settings, x: Tensor) -> Tensor:
     longest, terms = settings["longest"], settings["neumann_terms"]
     if longest is not None:
         # each number of a triangle stands in Q twice
-        lengths = triangles.square().sum(1, keepdim=True).mul(2).sqrt()
+        lengths = np.sqrt(2 * np.square(triangles).sum(1, keepdims=True))
         allowed = number(settings, "longest") / len(triangles) ** 0.5
-        triangles = torch.where(lengths > allowed, triangles * (allowed / lengths), triangles)
-    skew = triangles.new_zeros(len(triangles), size, size)
-    row, column = torch.triu_indices(size, size, 1)
-    skew[:, row, column] = triangles
-    skew = skew - skew.mT if embedding else skew.mT - skew
+        triangles = triangles * np.where(lengths > allowed, allowed / np.maximum(lengths, 1e-30), 1).astype(x.dtype)
+    upper = np.zeros((len(triangles), size, size), triangles.dtype)
+    row, column = np.triu_indices(size, 1)
+    upper[:, row, column] = triangles
+    lower = upper.transpose(0, 2, 1)
+    skew = upper - lower if embedding else lower - upper
     blocks = x.reshape(-1, size, 1)
     if terms is None:
-        turned: Tensor = torch.linalg.solve(torch.eye(size, dtype=x.dtype) + skew, blocks - skew @ blocks)
+        turned: Array = np.linalg.solve(np.eye(size, dtype=x.dtype) + skew, blocks - skew @ blocks)
         return turned.flatten()
     turned, power = blocks, blocks
     for factor in _series(int(number(settings, "neumann_terms"))):

@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ingraft.checkpoint import TensorInfo
+from ingraft.checkpoint.numbers import EPSILON, STORED, Array, narrow, widen
 from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
-from ingraft.verification.read import CHUNK_ELEMENTS, DTYPES, load, load_float
+from ingraft.verification.read import CHUNK_ELEMENTS, load, load_float
 from ingraft.verification.truth import Truth, random_input
 
 ROW_LIMIT = 8.0
@@ -83,19 +83,28 @@ def _replaced(files: OpenFiles, written: TensorInfo, edit: Edit) -> bool:
     for at in range(start, stop, CHUNK_ELEMENTS):
         end = min(at + CHUNK_ELEMENTS, stop)
         found = load(files, written, at, end, slot=1)
-        value = load_float(files, edit.inputs["value"], first + at - start, first + end - start, slot=0)
-        if not torch.equal(value.to(found.dtype), found):
+        info = edit.inputs["value"]
+        value = load(files, info, first + at - start, first + end - start, slot=0)
+        if not same_numbers(value, info.dtype, found, written.dtype):
             return False
     return True
+
+
+def same_numbers(given: Array, given_dtype: str, found: Array, dtype: str) -> bool:
+    """Are the stored `found` the stored numbers `given`, rounded once?"""
+    if given_dtype != dtype:
+        exact = np.empty(given.size, np.float64 if given_dtype == "F64" else np.float32)
+        given = narrow(widen(given, given_dtype, exact), dtype, np.empty(given.size, STORED[dtype]))
+    return np.array_equal(given, found)
 
 
 @dataclass(frozen=True)
 class _Products:
     """W·x₀ for what the adapted layer asks its base, W′·x and Σ_j (w′_ij·x_j)², by row."""
 
-    base: Tensor
-    merged: Tensor
-    squares: Tensor
+    base: Array
+    merged: Array
+    squares: Array
 
 
 @dataclass(frozen=True)
@@ -113,78 +122,78 @@ class _Rows:
         step = max(1, CHUNK_ELEMENTS // self.width) * self.width
         return [(at, min(at + step, self.stop)) for at in range(self.start, self.stop, step)]
 
-    def _load(self, info: TensorInfo, at: int, stop: int, slot: int) -> Tensor:
-        return load_float(self.files, info, at, stop, slot=slot).view(-1, self.width)
+    def _load(self, info: TensorInfo, at: int, stop: int, slot: int) -> Array:
+        return load_float(self.files, info, at, stop, slot=slot).reshape(-1, self.width)
 
-    def base_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+    def base_blocks(self) -> Iterator[tuple[slice, Array]]:
         """Blocks of the base's rows in float32, each valid until the next."""
         for at, stop in self._blocks():
             rows = slice((at - self.start) // self.width, (stop - self.start) // self.width)
             yield rows, self._load(self.base, at, stop, 0)
 
-    def products(self, x: Tensor, asked: Tensor) -> _Products:
+    def products(self, x: Array, asked: Array) -> _Products:
         base, merged, squares = [], [], []
         x_squares = x * x
         for at, stop in self._blocks():
             base.append(self._load(self.base, at, stop, 0) @ asked)
             block = self._load(self.written, at, stop, 1)
             merged.append(block @ x)
-            squares.append(block.mul_(block) @ x_squares)
-        return _Products(torch.cat(base), torch.cat(merged), torch.cat(squares))
+            squares.append(np.square(block, out=block) @ x_squares)
+        return _Products(np.concatenate(base), np.concatenate(merged), np.concatenate(squares))
 
-    def products_from_columns(self, x: Tensor, asked: Tensor) -> _Products:
+    def products_from_columns(self, x: Array, asked: Array) -> _Products:
         """The same for a matrix that is stored as [in, out]."""
-        sums = torch.zeros(3, self.width)
+        sums = np.zeros((3, self.width), np.float32)
         for at, stop in self._blocks():
             here = slice((at - self.start) // self.width, (stop - self.start) // self.width)
             part = x[here]
             sums[0] += asked[here] @ self._load(self.base, at, stop, 0)
             block = self._load(self.written, at, stop, 1)
             sums[1] += part @ block
-            sums[2] += (part * part) @ block.mul_(block)
+            sums[2] += (part * part) @ np.square(block, out=block)
         return _Products(*sums)
 
 
-def _ratio(products: _Products, answer: Tensor, width: int, dtype: str, noise: float) -> float:
+def _ratio(products: _Products, answer: Array, width: int, dtype: str, noise: float) -> float:
     """The larger of the two error measures, as a share of its limit."""
     error = products.merged - answer
-    unit = torch.finfo(DTYPES[dtype]).eps / 2
-    scale = products.squares + (products.base.square() + answer.square()) / width
+    unit = EPSILON[dtype] / 2
+    scale = products.squares + (np.square(products.base) + np.square(answer)) / width
     variance = products.squares * unit**2 / 3 + scale * (noise * FLOAT32_UNIT) ** 2 * (width + 16) + 1e-37
-    relative = error.square() / variance
-    rows = relative.numel()
-    worst = float(relative.max().sqrt()) / ROW_LIMIT
-    mean = float(relative.mean().sqrt()) / (1.0 + 3.0 / (2.0 * rows) ** 0.5)
+    relative = np.square(error) / variance
+    rows = relative.size
+    worst = float(relative.max()) ** 0.5 / ROW_LIMIT
+    mean = float(relative.mean()) ** 0.5 / (1.0 + 3.0 / (2.0 * rows) ** 0.5)
     ratio = max(worst, mean)
     return ratio if ratio == ratio else float("inf")
 
 
 def _bias_ratio(files: OpenFiles, truth: Truth, base: TensorInfo, written: TensorInfo, edit: Edit) -> float:
     start, stop = edit.elements
-    before = load(files, base, start, stop, slot=0).float().clone()
-    after = load(files, written, start, stop, slot=1).double()
-    expected = truth.bias(edit, before).double()
-    unit = torch.finfo(DTYPES[written.dtype]).eps / 2
+    before = load_float(files, base, start, stop, slot=0).copy()
+    after = load_float(files, written, start, stop, slot=1).astype(np.float64)
+    expected = truth.bias(edit, before).astype(np.float64)
+    unit = EPSILON[written.dtype] / 2
     allowed = (
-        after.abs() * unit * 1.01
-        + (before.double().abs() + expected.abs()) * FLOAT32_UNIT * 16 * truth.noise(edit)
+        np.abs(after) * unit * 1.01
+        + (np.abs(before).astype(np.float64) + np.abs(expected)) * FLOAT32_UNIT * 16 * truth.noise(edit)
         + 1e-37
     )
-    return float(((after - expected).abs() / allowed).max())
+    return float((np.abs(after - expected) / allowed).max())
 
 
 def _has_saved_rows(files: OpenFiles, truth: Truth, base: TensorInfo, written: TensorInfo, edit: Edit) -> bool:
     """Trained tokens: the saved rows in their places, the base's everywhere else, rounded once."""
-    indices, width = torch.tensor(edit.settings["indices"]), edit.shape[1]
+    indices, width = np.array(edit.settings["indices"]), edit.shape[1]
     saved = truth.tensor(edit.inputs["trainable_tokens_delta"])
     rows = max(1, CHUNK_ELEMENTS // width)
     for first in range(0, edit.shape[0], rows):
         last = min(first + rows, edit.shape[0])
         start, stop = edit.elements[0] + first * width, edit.elements[0] + last * width
-        expected = load(files, base, start, stop, slot=0).float().reshape(-1, width)
+        expected = load_float(files, base, start, stop, slot=0).reshape(-1, width)
         here = (indices >= first) & (indices < last)
         expected[indices[here] - first] = saved[here]
-        if not torch.equal(expected.flatten().to(DTYPES[written.dtype]), load(files, written, start, stop, slot=1)):
+        if not same_numbers(expected.reshape(-1), "F32", load(files, written, start, stop, slot=1), written.dtype):
             return False
     return True
 
@@ -196,8 +205,8 @@ def _probe_rest(files: OpenFiles, step: MergeStep, written: TensorInfo, parts: l
     for start, stop in [*parts, (step.elements, step.elements)]:
         for begin in range(at, start, CHUNK_ELEMENTS):
             end = min(begin + CHUNK_ELEMENTS, start)
-            found = load(files, written, begin, end, slot=1)
-            if not torch.equal(load(files, step.source, begin, end, slot=0).to(found.dtype), found):
+            given, found = load(files, step.source, begin, end, slot=0), load(files, written, begin, end, slot=1)
+            if not same_numbers(given, step.source.dtype, found, written.dtype):
                 return ProbeResult(f"the rest of {step.tensor}", float("inf"))
         at = stop
     return ProbeResult(f"the rest of {step.tensor}", 0.0)

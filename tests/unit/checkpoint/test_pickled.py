@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.tensors import read_tensor
 from ingraft.checkpoint.pickled import read_pickled
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
-from ingraft.verification.read import load_whole
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -42,7 +42,7 @@ class ExecBomb(Bomb):
 
 def read_all(path: Path) -> dict[str, Tensor]:
     with open_files() as files:
-        return {info.name: load_whole(files, info) for info in read_pickled(path).tensors}
+        return {info.name: read_tensor(files, info) for info in read_pickled(path).tensors}
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo, read_header
+from ingraft.checkpoint.numbers import Buffers
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
 from ingraft.execute import block
-from ingraft.execute.block import BlockFigures, Buffers, edit_block, part_jobs
+from ingraft.execute.block import BlockFigures, edit_block, part_jobs
 from ingraft.execute.inputs import FormulaCache
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 
@@ -307,15 +308,3 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
         work.run(step, torch.float32)
 
     assert "\n" not in refused.value.message
-
-
-def test_buffers_are_reused() -> None:
-    buffers = Buffers()
-    first = buffers.get("work", 100, torch.float32)
-    second = buffers.get("work", 50, torch.bfloat16)
-
-    assert first.data_ptr() == second.data_ptr()
-    assert (second.numel(), second.dtype) == (50, torch.bfloat16)
-    assert buffers.get("out", 50, torch.float32).data_ptr() != first.data_ptr()
-    large = buffers.get("work", 10 * block.BLOCK_ELEMENTS, torch.float32)
-    assert large.numel() == 10 * block.BLOCK_ELEMENTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ingraft.methods.lora import lora, lora_bias, lora_block_diagonal, lora_embedding, lora_expert
+from ingraft.methods.lora import lora, lora_bias, lora_embedding, lora_expert
 
 ALL = slice(0, 2)
 
@@ -36,16 +36,6 @@ def test_embeddings_take_the_product_turned() -> None:
 
 def test_the_bias_of_b_is_scaled_like_the_product() -> None:
     assert lora_bias(torch.tensor([1.0, 2.0]), torch.tensor([4.0, -2.0]), scale=0.5).tolist() == [3.0, 1.0]
-
-
-def test_block_diagonal_factors_are_spread_out() -> None:
-    """A = [[1 2] [3 4]] in two blocks is [[1 2 0 0] [0 0 3 4]]; with B = I it is ΔW."""
-    factor = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    spread = [[1.0, 2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 4.0]]
-    of_a = lora_block_diagonal(factor, torch.eye(2), scale=1.0, blocks_A=2, blocks_B=1)
-    of_b = lora_block_diagonal(torch.eye(4), factor, scale=1.0, blocks_A=1, blocks_B=2)
-    assert of_a(torch.zeros(2, 4), ALL).tolist() == spread
-    assert of_b(torch.zeros(2, 4), ALL).tolist() == spread
 
 
 def test_experts_lie_one_after_the_other_in_a_and_interleaved_in_b() -> None:
