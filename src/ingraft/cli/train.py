@@ -26,7 +26,7 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
 
     settings = resolve(config, flags)
     if print_config:
-        from ingraft.training.run import settled
+        from ingraft.training.job import settled
 
         typer.echo(to_yaml(settled(settings)), nl=False)
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ingraft.errors import UnusableInput
 
 if TYPE_CHECKING:
-    from ingraft.training.prepare import Dataset
+    from ingraft.training.run_data import Dataset
 
 # Of classes, at least two rows each of two classes: a sampler that groups by class draws pairs.
 _PAIR, _FEWEST_OF_CLASSES = 2, 4

@@ -226,6 +226,13 @@ class TrainingConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the base model."""
 
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """Every file, directory or data set that is named: to train on, to measure on, not to be forgotten."""
+        general = None if self.general in ("auto", "none") else self.general
+        named = (self.data, self.test, general, *(more.data for more in self.more_data))
+        return tuple(name for name in named if name is not None)
+
 
 def command_line(config: TrainingConfig) -> str:
     """The `ingraft train` that has this config, with the settings that are not the defaults."""

@@ -15,8 +15,8 @@ from ingraft.training.checkpoints import Run, check_room, load_checkpoint, save_
 from ingraft.training.config import TrainingConfig
 from ingraft.training.facts import Course, Step
 from ingraft.training.losses import make_loss
-from ingraft.training.prepare import Dataset
 from ingraft.training.processes import Processes, rows_for_each
+from ingraft.training.run_data import Dataset
 from ingraft.training.trackers import PROJECT
 
 if TYPE_CHECKING:

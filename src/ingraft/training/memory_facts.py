@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ingraft.files import read_json_object, to_json
 from ingraft.machine import available_memory
 from ingraft.training.config import TrainingConfig
-from ingraft.training.keys import plain
 from ingraft.training.losses import cached_form
-from ingraft.training.memory import Asked, Device, Footprint, MemoryPlan, ModelShape, TextLengths
-from ingraft.training.prepare import Dataset
+from ingraft.training.memory import Device, Footprint, ModelShape, TextLengths
 from ingraft.training.processes import Processes, rows_for_each
+from ingraft.training.run_data import Dataset
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-MEMORY_FILE = "memory.json"
 # Of the allocators. On the CPU measured (docs/training.md): glibc's heap splinters. On a GPU assumed.
 _CPU_OVERHEAD, _OVERHEAD = 2.0, 1.15
 # What a cached loss embeds at a time when nobody says.
@@ -57,15 +52,6 @@ def _least(free: int | None, processes: Processes) -> int | None:
     value = torch.tensor(free, dtype=torch.int64, device=device)
     torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MIN)
     return int(value)
-
-
-def asked_for(config: TrainingConfig) -> Asked:
-    size = config.mini_batch_size
-    return Asked(
-        bf16=None if config.bf16 == "auto" else config.bf16,
-        gradient_checkpointing=None if config.gradient_checkpointing == "auto" else config.gradient_checkpointing,
-        mini_batch_size=None if size == "auto" else 0 if size == "none" else size,
-    )
 
 
 def footprint(
@@ -157,37 +143,3 @@ def _longest(model: Any, texts: Sequence[str], prompt: str) -> int:
     limits = [getattr(model, "max_seq_length", None), getattr(tokenizer, "model_max_length", None)]
     most = min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=512)
     return min(most, max((len(ids) for ids in tokenizer(longest)["input_ids"]), default=1))
-
-
-def planned(config: TrainingConfig, plan: MemoryPlan) -> TrainingConfig:
-    """`config` with what was chosen in place of `auto`."""
-    return replace(
-        config,
-        bf16=plan.bf16,
-        gradient_checkpointing=plan.gradient_checkpointing,
-        mini_batch_size=plan.mini_batch_size or "none",
-    )
-
-
-def with_losses(datasets: Sequence[Dataset], need: Footprint, plan: MemoryPlan) -> tuple[Dataset, ...]:
-    """The data sets, with the cached forms of their losses where rows are embedded a few at a time."""
-    if plan.mini_batch_size is None:
-        return tuple(datasets)
-    return tuple(
-        replace(dataset, loss=lengths.cached) if lengths.cached else dataset
-        for dataset, lengths in zip(datasets, need.data, strict=True)
-    )
-
-
-def keep_plan(folder: Path, plan: MemoryPlan) -> None:
-    """Write the plan where a resumed run will find it: computed in another way, its figures would be others."""
-    (folder / MEMORY_FILE).write_text(to_json(plain(plan)), encoding="utf-8")
-
-
-def kept_plan(folder: Path) -> MemoryPlan | None:
-    """The plan of the stopped run in `folder`; None where it got no further."""
-    file = folder / MEMORY_FILE
-    if not file.is_file():
-        return None
-    values = read_json_object(file)
-    return MemoryPlan(**(values | {"tokens": tuple(map(tuple, values["tokens"]))}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,13 +15,17 @@ from ingraft.hub import expanded
 from ingraft.manifest import versions
 from ingraft.training.config import TrainingConfig
 from ingraft.training.config_file import to_yaml
+from ingraft.training.facts import Quantised, TrainingResult
+from ingraft.training.fit import Best
 from ingraft.training.keys import plain
 
 CONFIG_FILE = "ingraft_training.yaml"
 SCHEMA = 1
 
 
-def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any], **figures: Any) -> None:
+def write_record(
+    folder: Path, config: TrainingConfig, result: TrainingResult, *, quantised: Quantised | None, best: Best | None
+) -> None:
     """Write the resolved settings, which `ingraft train` takes again, and the record of the run into `folder`."""
     (folder / CONFIG_FILE).write_text(to_yaml(replace(config, resume=False)), encoding="utf-8")
     record = {
@@ -32,16 +35,26 @@ def write_record(folder: Path, config: TrainingConfig, facts: Mapping[str, Any],
         "git": git_revision(Path.cwd()),
         "seed": config.seed,
         "files": data_hashes(config),
-        **plain(facts),
-        **plain(figures),
+        "data": (result.data, *result.more_data),
+        "base": result.model,
+        "quantised": quantised,
+        "adapter": result.adapter,
+        "memory": result.memory,
+        "before": result.before,
+        "after": result.after,
+        "general_before": result.general_before,
+        "general_after": result.general_after,
+        "steps": result.steps,
+        "course": result.course,
+        "best": best,
+        "seconds": result.seconds,
     }
-    (folder / RECORD_FILE).write_text(to_json(record), encoding="utf-8")
+    (folder / RECORD_FILE).write_text(to_json(plain(record)), encoding="utf-8")
 
 
 def data_hashes(config: TrainingConfig) -> dict[str, str]:
     """Name → hash of all local data that a run trains and measures on."""
-    names = [config.data, config.test, config.general, *(more.data for more in config.more_data)]
-    paths = {name: expanded(name) for name in names if name is not None}
+    paths = {name: expanded(name) for name in config.data_names}
     return {name: sha256(path) for name, path in paths.items() if path.exists()}
 
 

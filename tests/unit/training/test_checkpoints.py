@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.training import TrainingConfig, checkpoints, fit, run, train
+from ingraft.training import TrainingConfig, checkpoints, fit, stages, train
 from ingraft.training.checkpoints import last_checkpoint, run_folder
 from ingraft.training.config import CheckpointSettings, LoraSettings
 from ingraft.training.facts import Restored, Resumed, Step
+from ingraft.training.run_data import read_run_data
 from unit.training.tiny_model import save_tiny_model
 
 
@@ -101,7 +102,7 @@ def nearness_to_the_base(model: Any, task: Any) -> dict[str, float]:
 def test_the_best_checkpoint_is_taken_and_measured_again(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "evaluate", nearness_to_the_base)
+    monkeypatch.setattr(stages, "evaluate", nearness_to_the_base)
     best = CheckpointSettings(every=2, keep=1, best=True)
     config = dataclasses.replace(config, holdout=0.2, adapter_name="icd", checkpoints=best, general="none")
     events: list[Any] = []
@@ -117,7 +118,7 @@ def test_the_best_checkpoint_is_taken_and_measured_again(
 def test_a_checkpoint_that_measures_differently_is_not_published(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "evaluate", nearness_to_the_base)
+    monkeypatch.setattr(stages, "evaluate", nearness_to_the_base)
     monkeypatch.setattr(fit, "load_checkpoint", lambda *_: None)  # as if nothing was restored
     best = CheckpointSettings(every=2, best=True)
     with pytest.raises(CheckFailed, match=r"checkpoint-2, measured nDCG@10 -\d.* while training and -\d"):
@@ -149,7 +150,7 @@ def test_the_best_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(
         path.write_text("\n".join(json.dumps(row | {"group": f"g{n // 5}"}) for n, row in enumerate(rows)))
         config = dataclasses.replace(config, data=str(path))
         group_of = {row["query"]: n // 5 for n, row in enumerate(rows)}
-    prepared = run.prepare(config)
+    prepared = read_run_data(config)
     rows_trained = prepared.datasets[0].rows
     trained = {*rows_trained.columns["anchor"], *rows_trained.columns["positive"]}
     chosen_by, reported = texts_of(prepared.choice), texts_of(prepared.task)
@@ -169,13 +170,13 @@ def test_the_best_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(
 
     # Each figure says what it was measured on.
     measured_on: list[set[str]] = []
-    real = run.evaluate
+    real = stages.evaluate
 
     def spy(model: Any, task: Any) -> dict[str, float]:
         measured_on.append(texts_of(task))
         return dict(real(model, task)) | {"queries": float(len(task.queries))}
 
-    monkeypatch.setattr(run, "evaluate", spy)
+    monkeypatch.setattr(stages, "evaluate", spy)
     result = train(config)
     assert measured_on[0] == measured_on[-1] == reported
     assert all(texts == chosen_by for texts in measured_on[1:-1])
@@ -185,10 +186,10 @@ def test_the_best_is_chosen_by_rows_that_are_neither_trained_on_nor_reported(
 
 
 def test_rows_are_set_aside_without_any_held_out(config: TrainingConfig) -> None:
-    prepared = run.prepare(dataclasses.replace(config, holdout=0, checkpoints=CheckpointSettings(best=True)))
+    prepared = read_run_data(dataclasses.replace(config, holdout=0, checkpoints=CheckpointSettings(best=True)))
     assert prepared.task is None
     assert prepared.facts[0].validation_rows == 19
-    assert run.prepare(dataclasses.replace(config, holdout=0)).facts[0].validation_rows == 0
+    assert read_run_data(dataclasses.replace(config, holdout=0)).facts[0].validation_rows == 0
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:

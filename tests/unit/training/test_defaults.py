@@ -11,7 +11,8 @@ import pytest
 from ingraft.training.config import LoraSettings, TrainingConfig, check_settings
 from ingraft.training.defaults import decided, undecided
 from ingraft.training.facts import Chosen
-from ingraft.training.run import settled, train
+from ingraft.training.job import settled
+from ingraft.training.run import train
 
 CONFIG = TrainingConfig(model="base", data="rows.csv", output=Path("adapter"))
 MINILM = 22_713_216

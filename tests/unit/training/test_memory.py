@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from helpers.models import TARGETS, config_of, lora_config, quiet, tokenizer
 from ingraft.cli import show_training
-from ingraft.training import TrainingConfig, memory_facts, run, train
+from ingraft.training import TrainingConfig, memory_facts, stages, train
 from ingraft.training.config import CheckpointSettings, command_line
 from ingraft.training.memory import Asked, Device, Footprint, MemoryPlan, ModelShape, TextLengths, choose
-from ingraft.training.memory_facts import kept_plan, model_shape, this_device
+from ingraft.training.memory_facts import model_shape, this_device
+from ingraft.training.memory_plan import kept_plan
 from ingraft.training.processes import Processes
 
 GB = 10**9
@@ -188,7 +189,7 @@ def config(tiny_model: Path, pairs_file: Path, tmp_path: Path) -> TrainingConfig
 
 
 def tight(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(run, "this_device", lambda processes: Device("cpu", free, overhead=2.0))
+    monkeypatch.setattr(stages, "this_device", lambda processes: Device("cpu", free, overhead=2.0))
 
 
 def test_a_run_in_little_memory_learns_the_same(
@@ -242,7 +243,7 @@ def test_a_resumed_run_computes_as_it_began(
 
     tight(monkeypatch, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_adapter", stop)
+        patch.setattr(stages, "save_adapter", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     kept = kept_plan(tmp_path / "adapter-checkpoints")

@@ -15,7 +15,7 @@ from ingraft.training import TrainingConfig, evaluate, save, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.heads import fresh_heads
 from ingraft.training.methods import PRESETS, choose_method
-from ingraft.training.prepare import prepare
+from ingraft.training.run_data import read_run_data
 from unit.training.tiny_model import save_tiny_transformer
 
 # Arguments that fit a model of width 32.
@@ -41,7 +41,7 @@ def test_from_training_to_a_merged_model(config: TrainingConfig, tmp_path: Path,
     config = dataclasses.replace(config, method=method, arguments=ARGUMENTS.get(method, {}), learning_rate=0.1)
     result = train(config)
     ingraft.merge(config.output, tmp_path / "merged")
-    task = prepare(config).task
+    task = read_run_data(config).task
     assert task is not None
     merged = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
     # What was measured on the live model, with its own layers, is what the plain one gives.

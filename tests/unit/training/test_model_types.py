@@ -14,7 +14,7 @@ from ingraft.errors import UnusableInput
 from ingraft.training import TrainingConfig, evaluate, train
 from ingraft.training.config import LoraSettings, MiningSettings, PromptSettings
 from ingraft.training.model_types import LOSSES, choose_model_type
-from ingraft.training.prepare import prepare
+from ingraft.training.run_data import read_run_data
 from unit.training.tiny_model import save_tiny_transformer, translations
 
 
@@ -53,7 +53,7 @@ def check_merged(config: TrainingConfig, result: Any, tmp_path: Path) -> Any:
 
     ingraft.merge(config.output, tmp_path / "merged")
     model = getattr(sentence_transformers, config.model_type)(str(tmp_path / "merged"), device="cpu")
-    task = prepare(config, model_type=config.model_type).task
+    task = read_run_data(config, model_type=config.model_type).task
     assert task is not None
     # One of 30 queries may have two documents whose scores differ by less than rounding does.
     assert evaluate(model, task) == pytest.approx(dict(result.after), abs=2e-3)
@@ -148,9 +148,9 @@ def test_rows_of_another_type(config: TrainingConfig, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("sentence1,sentence2,score\na,b,3\nc,d,1\ne,f,0\n")
     scores = dataclasses.replace(config, data=str(tmp_path / "rows.csv"))
     with pytest.raises(UnusableInput, match="A MultiVectorEncoder is not trained on scored pairs; expected pairs"):
-        prepare(scores, model_type="MultiVectorEncoder")
+        read_run_data(scores, model_type="MultiVectorEncoder")
     with pytest.raises(UnusableInput, match="needs scores from 0 to 1; the data have 0 to 3"):
-        prepare(scores, model_type="CrossEncoder")
+        read_run_data(scores, model_type="CrossEncoder")
 
 
 def test_the_table_names_losses_that_exist() -> None:

@@ -21,9 +21,10 @@ from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
 from ingraft.proof import verify
 from ingraft.trained import train_and_merge
-from ingraft.training import TrainingConfig, quantised, run, train
+from ingraft.training import TrainingConfig, quantised, stages, train
 from ingraft.training.config import CheckpointSettings, LoraSettings
 from ingraft.training.facts import ModelFacts, Quantised
+from ingraft.training.run_data import read_run_data
 
 _WORDS = ["search", "query", "text", "model", "word", "fever", "cough", "pain"]
 _OTHERS = ["chest", "acute", "chronic", "without", "left", "right", "hand", "foot"]
@@ -112,7 +113,7 @@ def test_it_is_merged_into_what_the_training_saw_where_that_is_wanted(pairs: Pat
     assert merged.report is not None
     assert merged.report.passed
     assert "assumed" not in " ".join(merged.plan.notes)
-    task = run.prepare(wanted).task
+    task = read_run_data(wanted).task
     assert task is not None
     found = evaluate(SentenceTransformer(str(tmp_path / "merged"), device="cpu"), task)
     assert found == pytest.approx(dict(trained.after), abs=1e-6)
@@ -123,7 +124,7 @@ def test_the_gradient_passes_through_packed_layers_after_an_evaluation(pairs: Pa
     import bitsandbytes
 
     wanted = config(sentence_base("bert"), pairs, tmp_path / "adapter")
-    model = run.load_base(wanted, sentence_base("bert"), arguments=quantised.loading_arguments(wanted))
+    model = stages.load_base(wanted, sentence_base("bert"), arguments=quantised.loading_arguments(wanted))
     quantised.prepare_quantised(model, wanted)
     transformer: Any = model.transformers_model
     model.encode(["fever and cough"])
@@ -153,7 +154,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "forget_figures", stop)
+        patch.setattr(stages, "forget_figures", stop)
         with pytest.raises(KeyboardInterrupt):
             train(stopped)
     resumed = train(dataclasses.replace(stopped, resume=True))
@@ -184,7 +185,7 @@ def test_the_card_says_what_a_merge_reads(pairs: Path, tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused_before_the_base_is_loaded(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], expected: str
 ) -> None:
-    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(stages, "load_base", lambda *_: pytest.fail("the base was loaded"))
     with pytest.raises(UnusableInput, match=expected):
         train(config(sentence_base("bert"), pairs, tmp_path / "adapter", **changes))
     assert not (tmp_path / "adapter").exists()
@@ -195,7 +196,7 @@ def test_without_kernels_it_is_refused_before_the_base_is_loaded(
 ) -> None:
     from bitsandbytes import cextension
 
-    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(stages, "load_base", lambda *_: pytest.fail("the base was loaded"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cextension, "lib", cextension.ErrorHandlerMockBNBNativeLibrary("no library"))
     arguments = ["train", "--model", str(sentence_base("bert")), "--data", str(pairs), "--output"]

@@ -15,11 +15,12 @@ import pytest
 from safetensors.torch import load_file
 
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.training import TrainingConfig, evaluate, run, train
+from ingraft.training import TrainingConfig, evaluate, stages, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.config_file import resolve
 from ingraft.training.facts import AdapterFacts, Chosen, DataFacts, Evaluated, Evaluating, ModelFacts, Step
 from ingraft.training.memory import MemoryPlan
+from ingraft.training.run_data import read_run_data
 from unit.training.tiny_model import save_tiny_model, save_tiny_transformer, translations
 
 
@@ -47,7 +48,7 @@ def test_it_learns_and_saves_what_it_learnt(config: TrainingConfig) -> None:
     json.dumps(result.to_dict(), default=str)
 
     # What was measured live is what the directory gives.
-    task = run.prepare(config).task
+    task = read_run_data(config).task
     assert task is not None
     assert evaluate(load(config.output), task) == pytest.approx(dict(result.after))
 
@@ -172,7 +173,7 @@ def test_a_run_that_ends_early_leaves_nothing(
     def fail(*arguments: Any, **settings: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(run, "fit", fail)
+    monkeypatch.setattr(stages, "fit", fail)
     with pytest.raises((KeyboardInterrupt, CheckFailed)):
         train(config)
     assert nothing_left(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 
 from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
-from ingraft.training import TrainingConfig, run, train
+from ingraft.training import TrainingConfig, stages, train
 from ingraft.training.trackers import check_trackers, log_folder
 
 
@@ -77,7 +77,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_the_model_is_loaded(
     monkeypatch.setattr(
         "ingraft.training.trackers.find_spec", lambda name: None if name in ("trackio", "wandb") else find(name)
     )
-    monkeypatch.setattr(run, "load_base", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(stages, "load_base", lambda *_: pytest.fail("the model was loaded"))
     arguments = ["--model", config.model, "--data", config.data, "--output", str(config.output)]
     assert main(["train", *arguments, "--report-to", "wandb"]) == 2
     error = capfd.readouterr().err

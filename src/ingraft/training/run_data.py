@@ -1,4 +1,4 @@
-"""Everything about the data of a run that can be done before a model is loaded: read, choose losses, hold out, look."""
+"""All data of a run, as far as that goes before a model is loaded: read, choose losses, hold out, look."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ingraft.hub import expanded
 from ingraft.training.beir import is_beir, judged_splits
 from ingraft.training.config import DatasetSettings, TrainingConfig
 from ingraft.training.data import TrainingData, read_training_data
+from ingraft.training.everyday_pairs import general_task
 from ingraft.training.facts import DataFacts
-from ingraft.training.general import general_task
 from ingraft.training.losses import check_loss_rows, loss_name
 from ingraft.training.mining import check_minable
 from ingraft.training.near_duplicates import near_duplicates
@@ -35,7 +35,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RunData:
     """The data sets of a run, the first of them measured on `task`; facts in the same order. `general` is what the
     model should not forget, `choice` what the best checkpoint is chosen by: neither trained on nor reported."""
 
@@ -46,7 +46,9 @@ class Prepared:
     facts: tuple[DataFacts, ...]
 
 
-def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str = "SentenceTransformer") -> Prepared:
+def read_run_data(
+    config: TrainingConfig, task: Task | None = None, *, model_type: str = "SentenceTransformer"
+) -> RunData:
     """Read all data of `config`; `task` is measured in place of test or held-out rows. Raises UnusableInput."""
     data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
     cached = isinstance(config.mini_batch_size, int)
@@ -62,7 +64,7 @@ def prepare(config: TrainingConfig, task: Task | None = None, *, model_type: str
     main = Dataset("data", rows, loss, config.loss_arguments)
     numbered = enumerate(config.more_data, start=2)
     further = [_further(config, settings, number, model_type) for number, settings in numbered]
-    return Prepared(
+    return RunData(
         datasets=(main, *(dataset for dataset, _ in further)),
         task=task or _task(config, data, parts, found),
         choice=choice,

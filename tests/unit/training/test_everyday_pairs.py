@@ -8,7 +8,7 @@ import pytest
 
 from ingraft.demo.data import model_directory
 from ingraft.training.evaluation import evaluate
-from ingraft.training.general import general_task
+from ingraft.training.everyday_pairs import general_task
 
 
 def test_every_level_is_there_and_no_pair_is_twice() -> None:

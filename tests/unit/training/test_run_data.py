@@ -13,7 +13,7 @@ from ingraft.errors import UnusableInput
 from ingraft.training import train
 from ingraft.training.config import DatasetSettings, MiningSettings, PromptSettings, TrainingConfig
 from ingraft.training.facts import Mined
-from ingraft.training.prepare import prepare
+from ingraft.training.run_data import read_run_data
 from ingraft.training.tasks import LabelTask, RetrievalTask
 from unit.training.tiny_model import translations
 
@@ -26,7 +26,7 @@ def csv(path: Path, *lines: str) -> str:
 def test_a_test_file_is_measured_and_near_duplicates_in_it_are_named(config: TrainingConfig, tmp_path: Path) -> None:
     data = csv(tmp_path / "train.csv", "query,document", "where is the nearest station,a", "how are you,b", "who,c")
     test = csv(tmp_path / "test.csv", "query,document", "what is this,d", "Where is the nearest station?,e")
-    prepared = prepare(dataclasses.replace(config, data=data, test=test))
+    prepared = read_run_data(dataclasses.replace(config, data=data, test=test))
     assert isinstance(prepared.task, RetrievalTask)
     assert sorted(prepared.task.corpus.values()) == list("abcde")
     assert sorted(prepared.task.queries.values()) == ["Where is the nearest station?", "what is this"]
@@ -36,7 +36,7 @@ def test_a_test_file_is_measured_and_near_duplicates_in_it_are_named(config: Tra
 
     other = csv(tmp_path / "scores.csv", "sentence1,sentence2,score", "a,b,0.5", "c,d,1")
     with pytest.raises(UnusableInput, match=r"scores.csv holds scored pairs, .*train.csv holds pairs"):
-        prepare(dataclasses.replace(config, data=data, test=other))
+        read_run_data(dataclasses.replace(config, data=data, test=other))
 
 
 def test_a_beir_directory_brings_its_own_test(config: TrainingConfig, tmp_path: Path) -> None:
@@ -72,14 +72,14 @@ def test_several_data_sets_with_losses_of_their_own(config: TrainingConfig, tmp_
     assert rows[1:] == [100, 64]
     assert result.steps == sum(-(-count // 32) for count in rows)
     with pytest.raises(UnusableInput, match="AnglELoss does not fit pairs"):
-        prepare(dataclasses.replace(config, more_data=(DatasetSettings(config.data, loss="AnglELoss"),)))
+        read_run_data(dataclasses.replace(config, more_data=(DatasetSettings(config.data, loss="AnglELoss"),)))
 
 
 def test_labels_are_measured_by_average_precision(config: TrainingConfig, tmp_path: Path) -> None:
     rows = translations(150)
     lines = [f"{a},{b if n % 2 else rows[n - 1][1]},{n % 2}" for n, (a, b) in enumerate(rows)]
     data = csv(tmp_path / "labels.csv", "text1,text2,label", *lines)
-    prepared = prepare(dataclasses.replace(config, data=data))
+    prepared = read_run_data(dataclasses.replace(config, data=data))
     assert isinstance(prepared.task, LabelTask)
     result = train(dataclasses.replace(config, data=data, epochs=3))
     assert result.after["AP"] > result.before["AP"]
@@ -107,7 +107,7 @@ def test_hard_negatives_are_mined_with_the_base_model(config: TrainingConfig) ->
 def test_what_cannot_be_mined(config: TrainingConfig, tmp_path: Path) -> None:
     scores = csv(tmp_path / "s.csv", "sentence1,sentence2,score", "a,b,0", "c,d,1")
     with pytest.raises(UnusableInput, match=r"needs pairs without negatives; .*s.csv holds scored pairs"):
-        prepare(dataclasses.replace(config, data=scores, mining=MiningSettings(negatives=1)))
+        read_run_data(dataclasses.replace(config, data=scores, mining=MiningSettings(negatives=1)))
     wanted = MiningSettings(negatives=5, range_max=300)
     few = dataclasses.replace(config, max_pairs=4, holdout=0, mining=wanted)
     with pytest.raises(UnusableInput, match="hard negatives"):
@@ -128,6 +128,6 @@ def test_what_should_not_be_forgotten_can_be_named_or_left_out(config: TrainingC
     result = train(dataclasses.replace(config, max_pairs=64, general=scores))
     assert set(result.general_after) == {"Spearman"}
     assert scores in json.loads((config.output / "ingraft_training.json").read_text())["files"]
-    assert prepare(dataclasses.replace(config, general="none")).general is None
+    assert read_run_data(dataclasses.replace(config, general="none")).general is None
     with pytest.raises(UnusableInput, match=r"holds pairs; expected pairs of texts with a score"):
-        prepare(dataclasses.replace(config, general=config.data))
+        read_run_data(dataclasses.replace(config, general=config.data))
