@@ -82,6 +82,8 @@ def published(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with _made(work, output):
             yield work
             make_durable(work)
+            for folder in created:
+                fsync(folder.parent)
             put_in_place(work, target, overwrite=overwrite)
     except OSError as error:
         # Of a file elsewhere (an input, a temporary one) the error itself says best what is wrong.
@@ -140,6 +142,7 @@ def clean_up(output: Path) -> None:
         with _unused(left, int(found[1])) as unused:
             if unused and found[2] and not target.exists():
                 left.rename(target)
+                fsync(target.parent)
             elif unused:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -205,12 +208,12 @@ def make_durable(folder: Path) -> None:
 
 
 def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
-    """Rename `work` to `output`; an old `output` is renamed away first and removed last, an empty one is replaced."""
+    """Rename `work` to `output`; an old `output` is renamed away first and removed last, an empty one is replaced.
+
+    It is done when it is on the disk. Where anything fails before that, `output` is what it was.
+    """
     if not output.is_dir() or not any(output.iterdir()):
-        if sys.platform == "win32" and output.is_dir():  # where a rename replaces no directory
-            output.rmdir()
-        work.rename(output)
-        fsync(output.parent)
+        _move(work, output)
         return
     if not overwrite:
         raise UnusableInput(f"{output} is no longer empty; it was filled in the meantime.")
@@ -218,10 +221,33 @@ def put_in_place(work: Path, output: Path, *, overwrite: bool) -> None:
     with in_use(output):
         try:
             output.rename(old)
-            work.rename(output)
+            _move(work, output)
         except BaseException:
-            if old.exists() and not output.exists():
+            if old.exists():
                 old.rename(output)
+                _fsync_if_possible(output.parent)
             raise
-        fsync(output.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _move(work: Path, output: Path) -> None:
+    """Rename `work` to `output`, which is free or empty, and bring that to the disk; taken back where that fails."""
+    was_empty = output.is_dir()
+    try:
+        if sys.platform == "win32" and was_empty:  # where a rename replaces no directory
+            output.rmdir()
+        work.rename(output)
+        fsync(output.parent)
+    except BaseException:
+        if not work.exists():
+            output.rename(work)
+        if was_empty:
+            output.mkdir(exist_ok=True)
+        _fsync_if_possible(output.parent)
+        raise
+
+
+def _fsync_if_possible(folder: Path) -> None:
+    """For what is put back: the error that made it necessary says more than a second one."""
+    with suppress(OSError):
+        fsync(folder)

@@ -316,6 +316,47 @@ def test_durable_after_a_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert f"fsync {tmp_path.name}" in calls[last:]
 
 
+def test_new_parents_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the output is on the disk, and no directory that leads to it."""
+    with recorded_fsyncs(monkeypatch) as calls, published(tmp_path / "a" / "b" / "out") as folder:
+        (folder / "x").touch()
+
+    rename = calls.index("rename")
+    assert {f"fsync {tmp_path.name}", "fsync a"} <= set(calls[:rename])
+    assert calls[rename:] == ["rename", "fsync b"]
+
+
+@pytest.mark.parametrize("there", ["nothing", "empty", "filled"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), KeyboardInterrupt()])
+def test_what_does_not_reach_the_disk_is_taken_back(
+    there: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    if there == "empty":
+        output.mkdir()
+    if there == "filled":
+        fill(output)
+    before = snapshot(tmp_path)
+    calls: list[bool] = []  # was the old state there, at each fsync of the parent?
+
+    def fsync(path: Path) -> None:
+        if path == tmp_path:
+            calls.append({name: file for name, file in snapshot(tmp_path).items() if name[0] != "."} == before)
+            if len(calls) == 1:
+                raise error
+
+    monkeypatch.setattr(publish, "fsync", fsync)
+    with (
+        pytest.raises((UnusableInput, KeyboardInterrupt), match=r"Nothing was published|^$"),
+        published(output, overwrite=True) as folder,
+    ):
+        (folder / "x").touch()
+
+    assert snapshot(tmp_path) == before
+    assert calls[0] is False
+    assert calls[-1] is True
+
+
 def test_swapped_out_output_is_in_use_until_the_swap_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,14 +460,16 @@ def test_other_hidden_things_are_left_alone(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).is_dir()
 
 
-def test_swapped_out_output_is_put_back(dead: int, tmp_path: Path) -> None:
+def test_swapped_out_output_is_put_back(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the two renames: the old model stands aside, the new one is not in place."""
     left_by(tmp_path, "out", dead)
     left_by(tmp_path, "out", dead, ".old")
 
-    clean_up(tmp_path / "out")
+    with recorded_fsyncs(monkeypatch) as calls:
+        clean_up(tmp_path / "out")
 
     assert set(snapshot(tmp_path)) == {"out", "out/model.safetensors"}
+    assert calls == ["rename", f"fsync {tmp_path.name}"]
 
 
 def test_swapped_out_output_is_removed_when_the_new_one_is_there(dead: int, tmp_path: Path) -> None:
