@@ -22,10 +22,29 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _MARK = ".ingraft-"
+# Of these each model, adapter or export has one at least.
+_MODEL_FILES = ("config.json", "modules.json", "adapter_config.json", "ingraft.json", "*.safetensors")
 
 
 def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = (), reader: str = "the merge") -> None:
-    """Raise UnusableInput when `output` is in use: a file, not empty, or one of the `inputs` of `reader`."""
+    """Raise UnusableInput when `output` cannot be published to: for its place, or because something is in it.
+
+    `overwrite` lets that be a model, an adapter or an export, and nothing else.
+    """
+    check_place(output, inputs=inputs, reader=reader)
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not overwrite:
+        raise UnusableInput(f"{output} is not empty.", hint="Name another output, or replace it with --overwrite.")
+    if not any(any(output.glob(name)) for name in _MODEL_FILES):
+        raise UnusableInput(
+            f"{output} is not empty and holds no model, so it is not replaced.", hint="Name another output."
+        )
+
+
+def check_place(output: Path, *, inputs: tuple[Path, ...] = (), reader: str = "the merge") -> None:
+    """Raise UnusableInput when no directory can be made, or replaced, at `output`: there is a file, the directory that
+    one is in, a disk's mount point, or one of the `inputs` of `reader`."""
     if output.is_symlink() and not output.exists():
         raise UnusableInput(f"{output} is a broken symbolic link.", hint="Name another output.")
     if output.exists() and not output.is_dir():
@@ -49,8 +68,6 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
             raise UnusableInput(
                 f"{output} is, holds or lies in {source}, which {reader} reads.", hint="Name another output."
             )
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise UnusableInput(f"{output} is not empty.", hint="Name another output, or replace it with --overwrite.")
 
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:

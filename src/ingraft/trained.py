@@ -81,13 +81,11 @@ def train_and_merge(
     """Train an adapter, and merge it where `config.merge` names an output; the merged model is proven or not there.
 
     `config.report` names a page on it. An output that is in use is refused before the training, not after it. Raises
-    UnusableInput or CheckFailed; the adapter then stays.
+    UnusableInput or CheckFailed; an adapter that was trained then stays.
     """
     from ingraft.training.processes import these_processes
     from ingraft.training.run import train
 
-    if config.merge is not None:
-        check_output(config.merge, overwrite=config.overwrite, inputs=(config.output,))
     if config.report is not None:
         from ingraft.report import check_report
 

@@ -616,6 +616,13 @@ def test_output_not_empty(tmp_path: Path, adapter: Path) -> None:
     assert "--overwrite" in reason
 
 
+def test_output_holds_something_else(tmp_path: Path, adapter: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+
+    assert "holds no model, so it is not replaced" in refused(tmp_path, adapter, "--overwrite")
+
+
 def test_output_is_a_file(tmp_path: Path, adapter: Path) -> None:
     (tmp_path / "out").write_text("mine")
 

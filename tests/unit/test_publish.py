@@ -50,6 +50,23 @@ def test_output_not_empty(tmp_path: Path) -> None:
     check_output(tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.parametrize("there", ["notes.txt", "photos/config.json", "rows.csv"])
+def test_overwrite_is_for_an_earlier_output(there: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / there).parent.mkdir(parents=True)
+    (tmp_path / "out" / there).touch()
+
+    with pytest.raises(UnusableInput, match=r"out is not empty and holds no model, so it is not replaced"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("there", ["config.json", "modules.json", "adapter_config.json", "ingraft.json"])
+def test_what_ingraft_writes_may_be_overwritten(there: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / there).touch()
+
+    check_output(tmp_path / "out", overwrite=True)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_output_is_no_directory(overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "file").touch()

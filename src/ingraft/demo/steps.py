@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ingraft.demo.config import DemoConfig
 from ingraft.demo.data import DemoData, catalogue, diagnosis_data, model_directory
 from ingraft.errors import CheckFailed
-from ingraft.publish import check_output
+from ingraft.publish import check_output, check_place
 from ingraft.training.config import TrainingConfig, command_line
 from ingraft.training.evaluation import Metrics, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, TrainingResult
@@ -74,7 +74,10 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
     TrainingResult, MergeResult, VerificationReport, and each Evaluated.
     """
     started = time.monotonic()
-    check_output(config.output, overwrite=config.overwrite)
+    if config.overwrite:
+        check_place(config.output)  # of what is there, the demo's own parts alone are replaced
+    else:
+        check_output(config.output, overwrite=False)
     share_cores()
     from ingraft.adapted import load_adapted
     from ingraft.pipeline import merge

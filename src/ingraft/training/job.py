@@ -11,6 +11,7 @@ from ingraft.hub import expanded
 from ingraft.layout import read_layout
 from ingraft.publish import check_output
 from ingraft.training.batches import check_parts
+from ingraft.training.checkpoints import run_folder
 from ingraft.training.config import TrainingConfig, check_settings
 from ingraft.training.defaults import decided, undecided
 from ingraft.training.facts import Chosen, Observer
@@ -21,7 +22,7 @@ from ingraft.training.run_data import RunData, read_run_data, training_rows
 from ingraft.training.save import ADAPTER_CONFIG
 from ingraft.training.sources import check_source
 from ingraft.training.tasks import Task
-from ingraft.training.trackers import check_trackers
+from ingraft.training.trackers import check_trackers, logs_folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def open_job(config: TrainingConfig, task: Task | None, processes: Processes, te
     for name in config.data_names:
         check_source(name)
     root, base_name = base_directory(config)
-    _check_output(config, root)
+    _check_outputs(config, root)
     model_type = choose_model_type(config, root)
     data = read_run_data(config, task, model_type=model_type)
     for facts in data.facts:
@@ -76,12 +77,16 @@ def _decided(config: TrainingConfig, root: Path, rows: int) -> tuple[TrainingCon
     return decided(config, parameters=open_checkpoint(read_layout(root).transformer_folder).elements, rows=rows)
 
 
-def _check_output(config: TrainingConfig, base: Path) -> None:
-    """The output is free, or an earlier adapter that may be replaced; and no input lies in it."""
-    local = [path for name in config.data_names if (path := expanded(name)).exists()]
-    check_output(config.output, overwrite=config.overwrite, inputs=(base, *local))
+def _check_outputs(config: TrainingConfig, base: Path) -> None:
+    """The outputs are free, or an earlier adapter and merge that may be replaced; and no input lies in them."""
+    local = (path for name in config.data_names if (path := expanded(name)).exists())
+    inputs = (base, *local)
+    check_output(config.output, overwrite=config.overwrite, inputs=inputs, reader="the training")
     if config.output.is_dir() and any(config.output.iterdir()) and not (config.output / ADAPTER_CONFIG).is_file():
         raise UnusableInput(
             f"{config.output} is not empty and holds no adapter, so it is not replaced.",
             hint="Name another --output.",
         )
+    if config.merge is not None:
+        of_run = (config.output, run_folder(config.output), logs_folder(config.output))
+        check_output(config.merge, overwrite=config.overwrite, inputs=(*inputs, *of_run), reader="the run")

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.trained import train_and_merge
 from ingraft.training import TrainingConfig, evaluate, stages, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.config_file import resolve
@@ -225,14 +226,15 @@ def test_a_run_that_learns_nothing_is_refused(
     assert nothing_left(tmp_path)
 
 
-def test_an_output_in_use_is_refused(config: TrainingConfig) -> None:
+@pytest.mark.parametrize(("there", "lacks"), [("notes.txt", "model"), ("config.json", "adapter")])
+def test_an_output_in_use_is_refused(config: TrainingConfig, there: str, lacks: str) -> None:
     config.output.mkdir()
-    (config.output / "notes.txt").write_text("mine")
+    (config.output / there).write_text("mine")
     with pytest.raises(UnusableInput, match="is not empty"):
         train(config)
-    with pytest.raises(UnusableInput, match="holds no adapter, so it is not replaced"):
+    with pytest.raises(UnusableInput, match=f"holds no {lacks}, so it is not replaced"):
         train(dataclasses.replace(config, overwrite=True))
-    assert nothing_left(config.output, "notes.txt")
+    assert nothing_left(config.output, there)
 
 
 def test_an_older_adapter_is_replaced_whole(config: TrainingConfig) -> None:
@@ -249,6 +251,31 @@ def test_inputs_are_never_replaced(config: TrainingConfig, place: str) -> None:
     holds_input = Path(config.data).parent if place == "data" else Path(config.model)
     with pytest.raises(UnusableInput, match="is, holds or lies in"):
         train(dataclasses.replace(config, output=holds_input, overwrite=True))
+    assert Path(config.data).is_file()
+
+
+@pytest.mark.parametrize("place", ["data", "general", "model", "output", "checkpoints", "logs", "notes"])
+def test_a_merge_replaces_nothing_but_an_earlier_merge(config: TrainingConfig, tmp_path: Path, place: str) -> None:
+    """Said before the training: after it, hours would be lost."""
+    for folder in ("rows", "notes"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scores.csv").write_text("sentence1,sentence2,score\na,b,0\nc,d,1\n")
+    config = dataclasses.replace(config, general=str(tmp_path / "rows" / "scores.csv"))
+    merge = {
+        "data": Path(config.data).parent,
+        "general": tmp_path / "rows",
+        "model": Path(config.model),
+        "output": config.output / "merged",
+        "checkpoints": tmp_path / "adapter-checkpoints",
+        "logs": tmp_path / "adapter-logs",
+        "notes": tmp_path / "notes",
+    }[place]
+    message = "holds no model, so it is not replaced" if place == "notes" else "is, holds or lies in .*, which the run"
+    events: list[Any] = []
+    with pytest.raises(UnusableInput, match=message):
+        train_and_merge(dataclasses.replace(config, merge=merge, overwrite=True), observe=events.append)
+    assert events == []
+    assert nothing_left(tmp_path, "notes", "rows")
     assert Path(config.data).is_file()
 
 
