@@ -151,7 +151,7 @@ def _why_left(path: PurePosixPath, base: Layout, layout: Layout, adapted: Mappin
     if module and module not in adapted:
         # A module other than an adapted transformer: whole, if the merged model still has it.
         return "" if module in layout.paths else "its module is not in the merged model"
-    if _is_weight_file(path) or EXPORT_FOLDERS & set(path.parts[:-1]):
+    if is_weight_file(path) or EXPORT_FOLDERS & set(path.parts[:-1]):
         return "holds the unmerged weights"
     return "the adapter's directory has its own" if str(path) == "modules.json" and layout is not base else ""
 
@@ -173,7 +173,7 @@ def _place_of_trained_file(path: PurePosixPath, layout: Layout, adapted: Mapping
         return None  # the base's, which its weights belong to
     if len(path.parts) > 1 and not module:
         return None  # another adapter's sub-folder, a trainer's checkpoints and the like
-    return None if _is_weight_file(path) else str(path)
+    return None if is_weight_file(path) else str(path)
 
 
 def _place_of_tokenizer(path: PurePosixPath, root: Path, layout: Layout, adapter_folders: Sequence[Path]) -> str | None:
@@ -195,5 +195,6 @@ def _is_trainer_file(path: PurePosixPath) -> bool:
     return path.name in TRAINER_FILES or path.name.startswith(("rng_state", "global_step", "events.out."))
 
 
-def _is_weight_file(path: PurePosixPath) -> bool:
+def is_weight_file(path: PurePosixPath) -> bool:
+    """Does `path` hold weights, in whatever format, or say which files do?"""
     return path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json")

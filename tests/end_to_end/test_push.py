@@ -175,6 +175,53 @@ def test_repository_with_the_adapter_in_it_is_refused(hub: Hub, model: Path) -> 
     assert len(hub.commits["me/model@main"]) == 1
 
 
+EARLIER = {
+    "sharded": ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"],
+    "pickled": ["pytorch_model.bin"],
+    "in a folder": ["0_Transformer/model.safetensors"],
+    "a module's": ["2_Dense/pytorch_model.bin"],
+    "a graph": ["onnx/model.onnx"],
+}
+
+
+@pytest.mark.parametrize("layout", list(EARLIER))
+def test_weights_of_another_layout_in_the_repository_are_refused(hub: Hub, model: Path, layout: str) -> None:
+    """They would stay, and some loaders would take them."""
+    there = dict.fromkeys([*EARLIER[layout], "config.json", "training_args.bin", "README.md"], b"old")
+    hub.commits["me/model@main"] = [dict(there)]
+    code, _, err = push(hub, model, "me/model")
+
+    assert code == 2
+    first, *others = sorted(EARLIER[layout])
+    assert f"me/model holds {first}{f' and {len(others)} more' if others else ''}, which {model} has not" in err
+    assert hub.commits["me/model@main"] == [there]
+
+
+def test_an_earlier_version_is_replaced(hub: Hub, model: Path) -> None:
+    there = dict.fromkeys(contents(model), b"old")
+    beside = {".gitattributes": b"*", "checkpoint-5/model.safetensors": b"old", "training_args.bin": b"old"}
+    hub.commits["me/model@main"] = [{**there, **beside}]
+    code, _, err = push(hub, model, "me/model")
+
+    assert (code, err) == (0, "")
+    assert hub.files("me/model@main") == {**contents(model), **beside}
+
+
+def test_an_adapter_with_weights_beside_its_own_is_refused(hub: Hub) -> None:
+    from helpers.merging import cli
+
+    adapter = copy_of(_adapter())
+    hub.commits["me/adapter@main"] = [{"adapter_model.bin": b"old", "adapter_config.json": b"{}"}]
+    code, _, err = push(hub, adapter, "me/adapter")
+    assert code == 2
+    assert f"me/adapter holds adapter_model.bin, which {adapter} has not" in err
+
+    (adapter / "adapter_model.bin").write_bytes(b"old")
+    run = cli("push", adapter, "me/adapter")
+    assert run.code == 2
+    assert "adapter_model.bin and adapter_model.safetensors: two sets of weights of one adapter" in run.err
+
+
 def test_token_that_may_not_write(hub: Hub, model: Path) -> None:
     code, _, err = push(hub, model, "me/model", token="hf_other")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 from ingraft.card import CARD
@@ -13,11 +13,12 @@ from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.integrity import verify_manifest
 from ingraft.layout import Layout, read_layout
-from ingraft.output_files import MANIFEST
+from ingraft.output_files import MANIFEST, is_weight_file
 
 Kind: TypeAlias = Literal["merged model", "export", "adapter"]
 
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_FILES = ("adapter_config.json", *_ADAPTER_WEIGHTS)
 # What a Trainer keeps to go on with; pickles that nobody who loads the model wants to open.
 _TRAINER_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "scaler.pt")
 
@@ -51,8 +52,8 @@ class Contents:
 def open_contents(root: Path) -> Contents:
     """Read, sort and check the directory.
 
-    UnusableInput when it holds an adapter and merged weights, when a file is not what the manifest says, or when it is
-    a model without a manifest.
+    UnusableInput when it holds an adapter and merged weights, or an adapter's weights twice, when a file is not what
+    the manifest says, or when it is a model without a manifest.
     """
     if not root.is_dir():
         raise UnusableInput(f"{root} is no directory; expected a merged model, an export or an adapter.")
@@ -67,8 +68,7 @@ def open_contents(root: Path) -> Contents:
         )
     manifest = read_json_object(root / MANIFEST) if MANIFEST in files else {}
     if adapter:
-        if not any(Path(name).name in _ADAPTER_FILES[1:] for name in adapter):
-            raise UnusableInput(f"{root} has an adapter_config.json but no adapter weights.")
+        _check_adapter_weights(root, adapter)
         kind: Kind = "adapter"
     elif not manifest:
         raise UnusableInput(
@@ -87,18 +87,48 @@ def _listed(root: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     left_out = []
     for folder, folders, names in os.walk(root, followlinks=True):
         here = Path(folder).relative_to(root)
-        stay = {name for name in folders if name.startswith((".", "checkpoint-")) or name == "__pycache__"}
+        stay = {name for name in folders if _is_other_folder(name)}
         left_out += [f"{(here / name).as_posix()}/" for name in sorted(stay)]
         folders[:] = sorted(set(folders) - stay)
         for name in sorted(names):
             path = (here / name).as_posix()
-            if name.startswith(".") or name in _TRAINER_FILES or name.startswith("rng_state"):
+            if _stays(PurePosixPath(path)):
                 left_out.append(path)
             else:
                 files[path] = (root / path).stat().st_size
     if not files:
         raise UnusableInput(f"{root} is empty.")
     return files, tuple(left_out)
+
+
+def weights_beside(contents: Contents, there: Iterable[str]) -> list[str]:
+    """Files of weights among `there` that an upload of `contents` would leave beside its own, not replace."""
+    others = (PurePosixPath(name) for name in sorted(set(there) - set(contents.files)))
+    return [str(path) for path in others if is_weight_file(path) and not _stays(path)]
+
+
+def _stays(path: PurePosixPath) -> bool:
+    """Is `path` nothing of a model: hidden, a Trainer's state or in its checkpoints?"""
+    in_folder = any(_is_other_folder(name) for name in path.parts[:-1])
+    return in_folder or path.name.startswith((".", "rng_state")) or path.name in _TRAINER_FILES
+
+
+def _is_other_folder(name: str) -> bool:
+    return name.startswith((".", "checkpoint-")) or name == "__pycache__"
+
+
+def _check_adapter_weights(root: Path, adapter: Sequence[str]) -> None:
+    """Each adapter has its weights, and has them once: which of two a loader would take, nobody can tell."""
+    weights = [PurePosixPath(name) for name in adapter if PurePosixPath(name).name in _ADAPTER_WEIGHTS]
+    if not weights:
+        raise UnusableInput(f"{root} has an adapter_config.json but no adapter weights.")
+    folders = [path.parent for path in weights]
+    twice = [str(path) for path in weights if folders.count(path.parent) > 1]
+    if twice:
+        raise UnusableInput(
+            f"{root} holds {' and '.join(twice[:2])}: two sets of weights of one adapter.",
+            hint="Move the one that was not trained last elsewhere.",
+        )
 
 
 def _is_model_weights(name: str, layout: Layout) -> bool:

@@ -12,7 +12,7 @@ from ingraft.card import CARD
 from ingraft.errors import CheckFailed, IngraftError, UnusableInput, first_line
 from ingraft.hub import looks_like_repo_id
 from ingraft.upload.card import short_card
-from ingraft.upload.contents import Contents, open_contents
+from ingraft.upload.contents import Contents, open_contents, weights_beside
 
 _PATHS_AT_ONCE = 500
 _WHOLE_WEIGHTS = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}
@@ -77,18 +77,27 @@ def push(
 
 
 def _check_remote(contents: Contents, repo_id: str, there: list[str]) -> None:
-    """Refuse to put merged weights beside an adapter that is in the repository already, or the other way round."""
+    """Refuse to put weights beside others that are in the repository already: an adapter would be applied twice, and
+    of two sets of weights a loader takes the one that it finds first."""
     names = {Path(name).name for name in there}
     if contents.kind != "adapter" and "adapter_config.json" in names:
         what = "an adapter"
     elif contents.kind == "adapter" and names & _WHOLE_WEIGHTS:
         what = "whole weights"
     else:
-        return
-    raise UnusableInput(
-        f"{repo_id} holds {what} already; together with this {contents.kind} it would be applied twice.",
-        hint="Name another repository, or another branch with --revision.",
-    )
+        what = ""
+    if what:
+        raise UnusableInput(
+            f"{repo_id} holds {what} already; together with this {contents.kind} it would be applied twice.",
+            hint="Name another repository.",
+        )
+    beside = weights_beside(contents, there)
+    if beside:
+        more = f" and {len(beside) - 1} more" if beside[1:] else ""
+        raise UnusableInput(
+            f"{repo_id} holds {beside[0]}{more}, which {contents.root} has not: two sets of weights would lie there.",
+            hint="Delete what is old on the repository's page first, or name another repository.",
+        )
 
 
 def _compare(api: Any, repo_id: str, commit: str, operations: list[Any]) -> int:
