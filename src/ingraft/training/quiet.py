@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import Any
 
 from ingraft.errors import UnusableInput
 
@@ -67,4 +68,22 @@ def quiet_libraries() -> Iterator[None]:
         if not datasets.are_progress_bars_disabled():
             restore.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
+        restore.enter_context(_no_bars())
         yield
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No bar of tqdm: not every library has a switch for its bars, and the mining of negatives has none."""
+    from tqdm import tqdm
+
+    original = tqdm.__init__
+
+    def without_bar(self: Any, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **{**options, "disable": True})
+
+    tqdm.__init__ = without_bar
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original

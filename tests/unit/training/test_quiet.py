@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_everything_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state() == before
     import_libraries()
     assert state() == before
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_bars_that_nobody_asked_for(ours: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Such as those of the mining, which has no switch for them."""
+    import tqdm
+    import tqdm.autonotebook
+
+    with quiet_libraries() if ours else nullcontext():
+        assert list(tqdm.tqdm(range(3))) == list(tqdm.trange(3)) == [0, 1, 2]
+        for _ in tqdm.autonotebook.trange(3, desc="Batches", disable=False):
+            pass
+    assert ("Batches" in capfd.readouterr().err) is not ours
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

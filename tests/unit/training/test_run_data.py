@@ -94,7 +94,9 @@ def test_classes_are_measured_by_what_is_found_beside_a_text(config: TrainingCon
     assert result.after["nDCG@10"] > result.before["nDCG@10"]
 
 
-def test_hard_negatives_are_mined_with_the_base_model(config: TrainingConfig) -> None:
+def test_hard_negatives_are_mined_with_the_base_model(
+    config: TrainingConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
     events: list[Any] = []
     mining = MiningSettings(negatives=2, range_max=20, relative_margin=0)
     result = train(dataclasses.replace(config, max_pairs=100, mining=mining), observe=events.append)
@@ -102,6 +104,7 @@ def test_hard_negatives_are_mined_with_the_base_model(config: TrainingConfig) ->
     assert found.note.startswith("2 hard negatives mined for each row")
     assert 2 <= found.rows <= result.data.training_rows
     assert result.after["nDCG@10"] > result.before["nDCG@10"]
+    assert capfd.readouterr() == ("", "")  # the libraries' bars neither
 
 
 def test_what_cannot_be_mined(config: TrainingConfig, tmp_path: Path) -> None:
