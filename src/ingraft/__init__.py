@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from ingraft.exporters.run import export as export
     from ingraft.exporters.static import export_static as export_static
     from ingraft.inspection import inspect as inspect
+    from ingraft.live_merge import merge_trained as merge_trained
     from ingraft.merge_callback import MergeCallback as MergeCallback
     from ingraft.pipeline import MergeResult as MergeResult
     from ingraft.pipeline import merge as merge
     from ingraft.plan import plan_merge as plan_merge
     from ingraft.proof import verify as verify
     from ingraft.steps import MergePlan as MergePlan
-    from ingraft.trained import merge_trained as merge_trained
     from ingraft.upload.run import push as push
     from ingraft.verification.report import Check as Check
     from ingraft.verification.report import VerificationReport as VerificationReport
@@ -52,7 +52,7 @@ _HOME = {
     "inspect": "inspection",
     "load_adapted": "adapted",
     "merge": "pipeline",
-    "merge_trained": "trained",
+    "merge_trained": "live_merge",
     "plan_merge": "plan",
     "push": "upload.run",
     "verify": "proof",

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ingraft.live_merge import check_places, merge_trained
 from ingraft.pipeline import MergeResult
-from ingraft.trained import merge_trained
 
 
 class MergeCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -17,14 +17,19 @@ class MergeCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     trainer = SentenceTransformerTrainer(model=model, …, callbacks=[ingraft.MergeCallback("merged/")])
 
     The arguments are those of `merge_trained`. A model that the trainer has set back to its best checkpoint is merged
-    as that. One process merges, whatever their number. `result` is None until then. An error (UnusableInput,
-    CheckFailed) ends `trainer.train()`; the trained model is still in memory.
+    as that. One process merges, whatever their number. `result` is None until then. Outputs that are in use are refused
+    before the training. An error (UnusableInput, CheckFailed) ends `trainer.train()`; the model is still in memory.
     """
 
     def __init__(self, output: str | Path, **options: Any) -> None:
         self.output = Path(output)
         self.options = options
         self.result: MergeResult | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            places = {name: self.options[name] for name in ("adapter_dir", "base", "overwrite") if name in self.options}
+            check_places(model, self.output, **places)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -9,7 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import ingraft
+from helpers.files import snapshot
 from ingraft.cli.app import main
+from ingraft.errors import UnusableInput
 from unit.training.tiny_model import save_tiny_model, translations
 
 SETTINGS = ("--learning-rate", "0.01", "--batch-size", "32", "--lora.dropout", "0")
@@ -138,18 +140,45 @@ def test_merge_callback_in_a_script_of_ones_own(model: Path, tmp_path: Path) -> 
         str(tmp_path / "run"), per_device_train_batch_size=16, learning_rate=0.01, num_train_epochs=1,
         save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    SentenceTransformerTrainer(
-        model=live,
-        args=arguments,
-        train_dataset=Dataset.from_dict({"anchor": [a for a, _ in rows], "positive": [b for _, b in rows]}),
-        loss=losses.MultipleNegativesRankingLoss(live),
-        callbacks=[callback],
-    ).train()
+
+    def train(callback: ingraft.MergeCallback) -> None:
+        SentenceTransformerTrainer(
+            model=live,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"anchor": [a for a, _ in rows], "positive": [b for _, b in rows]}),
+            loss=losses.MultipleNegativesRankingLoss(live),
+            callbacks=[callback],
+        ).train()
+
+    train(callback)
     assert callback.result is not None
     assert callback.result.report is not None
     assert callback.result.report.passed
     merged = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
-    assert abs(merged.encode(["left1 left2"]) - live.encode(["left1 left2"])).max() < 1e-5
+    answer = live.encode(["left1 left2"])
+    assert abs(merged.encode(["left1 left2"]) - answer).max() < 1e-5
+
+    # What is in use is refused before the training, not after it.
+    with pytest.raises(UnusableInput, match="merged is not empty"):
+        train(ingraft.MergeCallback(tmp_path / "merged", adapter_dir=tmp_path / "another"))
+    assert (live.encode(["left1 left2"]) == answer).all()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_base_is_never_replaced_by_its_own_adapter(tmp_path: Path, named: bool) -> None:
+    from peft import LoraConfig
+    from sentence_transformers import SentenceTransformer
+
+    base = save_tiny_model(tmp_path / "base")
+    live = SentenceTransformer(str(base), device="cpu")
+    live.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"], r=4))
+    if named:  # the model itself no longer says where it is from
+        live.transformers_model.name_or_path = ""
+    before = snapshot(tmp_path)
+    for output, adapter in ((tmp_path / "out", base), (base, tmp_path / "out"), (tmp_path / "out", tmp_path / "out/a")):
+        with pytest.raises(UnusableInput, match="is, holds or lies in"):
+            ingraft.merge_trained(live, output, adapter_dir=adapter, base=base if named else None, overwrite=True)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(

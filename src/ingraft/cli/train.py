@@ -30,7 +30,7 @@ def train(config: Path | None, print_config: bool, flags: Flags, format: Format)
 
         typer.echo(to_yaml(settled(settings)), nl=False)
         return
-    from ingraft.trained import train_and_merge
+    from ingraft.train_and_merge import train_and_merge
     from ingraft.training.processes import these_processes
 
     if not these_processes().writes:

@@ -20,7 +20,7 @@ from ingraft.cli import show_training
 from ingraft.cli.app import main
 from ingraft.errors import UnusableInput
 from ingraft.proof import verify
-from ingraft.trained import train_and_merge
+from ingraft.train_and_merge import train_and_merge
 from ingraft.training import TrainingConfig, quantised, stages, train
 from ingraft.training.config import CheckpointSettings, LoraSettings
 from ingraft.training.facts import ModelFacts, Quantised

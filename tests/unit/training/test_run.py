@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ingraft.errors import CheckFailed, UnusableInput
-from ingraft.trained import train_and_merge
+from ingraft.train_and_merge import train_and_merge
 from ingraft.training import TrainingConfig, evaluate, stages, train
 from ingraft.training.config import LoraSettings
 from ingraft.training.config_file import resolve
