@@ -13,6 +13,7 @@ from typing import Any
 from ingraft.errors import UnusableInput
 from ingraft.files import inside, read_json, read_json_object
 
+MODULES_FILE = "modules.json"
 # Module types (last part of the class path) that wrap a transformers checkpoint.
 TRANSFORMER_TYPES = ("Transformer", "MLMTransformer", "CLIPModel")
 MODEL_CLASSES = ("SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder")
@@ -87,7 +88,7 @@ class Layout:
 
 def read_layout(root: Path) -> Layout:
     """The layout of the model (or Sentence Transformers adapter) in `root`. Raises UnusableInput for unsound files."""
-    file = root / "modules.json"
+    file = root / MODULES_FILE
     if not file.is_file():
         return Layout(root, (), "", None)
     modules = _read_modules(root, file)

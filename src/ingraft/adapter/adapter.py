@@ -11,7 +11,7 @@ from ingraft.checkpoint import TensorInfo, find_weights, read_header
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
 from ingraft.hub import local_directory
-from ingraft.layout import read_layout
+from ingraft.layout import MODULES_FILE, read_layout
 from ingraft.methods.table import method_for
 
 CONFIG_FILE = "adapter_config.json"
@@ -41,7 +41,8 @@ class AdapterConfig:
 class Adapter:
     """An adapter directory.
 
-    root     the directory that the user named; a Sentence Transformers adapter has its modules.json here
+    root     the directory that the user named, or the checkpoint below it that is one by itself; a Sentence
+             Transformers adapter has its modules.json here
     folder   where adapter_config.json lies: the root, a module's folder or a named sub-folder
     tensors  by key in the file, as `base_model.model.….lora_A.weight`
     """
@@ -64,7 +65,10 @@ class Adapter:
 def open_adapter(name: str | Path, *, revision: str | None = None) -> Adapter:
     """The adapter in a directory or Hub repository. Raises UnusableInput when there is none, or more than one."""
     root = local_directory(name, role="adapter", revision=revision)
-    return _open(root, _find_folder(root))
+    folder = _find_folder(root)
+    # A checkpoint of a run: what it was trained with lies beside it, and not in the run's directory.
+    whole = (folder / MODULES_FILE).is_file() and not (root / MODULES_FILE).is_file()
+    return _open(folder if whole else root, folder)
 
 
 def open_adapters(name: str | Path, *, revision: str | None = None) -> tuple[Adapter, ...]:

@@ -43,6 +43,15 @@ def test_adapter_in_a_sub_folder(place: str, tmp_path: Path) -> None:
     assert adapter.folder == tmp_path / "adapter" / place
 
 
+def test_a_checkpoint_is_a_model_directory_of_its_own(tmp_path: Path) -> None:
+    """Its pooling, Dense modules and prompts count, whether the run or the checkpoint is named."""
+    checkpoint = write_adapter(tmp_path / "run" / "checkpoint-500", "base")
+    write_modules(checkpoint)
+
+    assert open_adapter(tmp_path / "run") == open_adapter(checkpoint)
+    assert open_adapters(tmp_path / "run") == open_adapters(checkpoint)
+
+
 def test_root_goes_before_sub_folders(tmp_path: Path) -> None:
     write_adapter(tmp_path, "base")
     write_adapter(tmp_path / "checkpoint-500", "base")
