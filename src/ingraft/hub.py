@@ -27,11 +27,15 @@ def local_directory(name: str | Path, *, role: str, revision: str | None = None,
 
     `role` is `adapter` or `base model`, for messages. Raises UnusableInput when there is neither.
     """
+    if not str(name):  # Path("") is the directory that one is in
+        raise UnusableInput(f"The {role} has an empty name.", hint="Is a variable of the shell not set?")
     path = expanded(name)
     if path.is_dir():
         return path
     if path.is_file():
+        hint = hint or f"Pass the directory that it lies in: {path.parent}"
         raise UnusableInput(f"The {role} {path} is a file; expected a directory.", hint=hint)
+    hint = hint or f"Pass the directory of the {role}, or its id on the Hub."
     if not looks_like_repo_id(str(name)) or path.is_absolute():
         raise UnusableInput(f"The {role} {name} does not exist{_nearest_sibling(path)}.", hint=hint)
     return _download(str(name), role=role, revision=revision, hint=hint)
@@ -72,7 +76,7 @@ def _download(repo_id: str, *, role: str, revision: str | None, hint: str) -> Pa
         raise UnusableInput(
             f"The {role} {repo_id} is neither a directory here{_nearest_sibling(Path(repo_id))} "
             "nor a repository on the Hub.",
-            hint=hint or "A private one needs: hf auth login",
+            hint=f"{hint}\nA private one needs: hf auth login",
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = first_line(error).removeprefix("Got: ")

@@ -46,15 +46,21 @@ def test_missing_directory_and_its_nearest_sibling(tmp_path: Path) -> None:
         local_directory(tmp_path / "adapter", role="adapter", hint="Look there.")
     with pytest.raises(UnusableInput, match="does not exist"):
         local_directory("./none", role="adapter")
-    with pytest.raises(UnusableInput, match="does not exist"):
+    with pytest.raises(UnusableInput, match=r"does not exist.*\. Pass the directory of the adapter, or its id"):
         local_directory(tmp_path / "none" / "none", role="adapter")
 
 
 def test_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
 
-    with pytest.raises(UnusableInput, match=r"The adapter .* is a file; expected a directory"):
+    with pytest.raises(UnusableInput, match=r"The adapter .* is a file; expected a directory") as refused:
         local_directory(tmp_path / "adapter_model.safetensors", role="adapter")
+    assert refused.value.hint == f"Pass the directory that it lies in: {tmp_path}"
+
+
+def test_an_empty_name_is_not_the_directory_that_one_is_in() -> None:
+    with pytest.raises(UnusableInput, match=r"The adapter has an empty name\. Is a variable"):
+        local_directory("", role="adapter")
 
 
 @pytest.mark.parametrize("role", ["adapter", "base model"])
@@ -84,9 +90,9 @@ def response_error(kind: type[Exception]) -> Exception:
     ("kind", "message"),
     [
         (GatedRepoError, "org/model is gated. .*hf auth login"),
-        (RepositoryNotFoundError, "neither a directory here nor a repository on the Hub"),
+        (RepositoryNotFoundError, "neither a directory here nor a repository on the Hub(.|\\n)*hf auth login"),
         (RevisionNotFoundError, "org/model has no revision v9"),
-        (LocalEntryNotFoundError, "the Hub did not give it: 404 Client Error$"),
+        (LocalEntryNotFoundError, "the Hub did not give it: 404 Client Error Pass the directory"),
     ],
 )
 def test_what_the_hub_says(kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,10 @@ def _open(root: Path, folder: Path) -> Adapter:
     config = _read_config(folder / CONFIG_FILE)
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     if weights is None:
-        raise UnusableInput(f"{folder} has an adapter_config.json but no weights: expected adapter_model.safetensors.")
+        raise UnusableInput(
+            f"{folder} has an {CONFIG_FILE} but no weights: expected {WEIGHT_FILES[0]}.",
+            hint="Save the adapter again, or copy the file beside its config.",
+        )
     tensors = {info.name: info for info in read_tensors(weights)}
     if not tensors:
         method = method_for(config.raw)  # X-LoRA saves an empty file beside its experts

@@ -59,7 +59,9 @@ def save_json(path: Path, value: Mapping[str, Any]) -> None:
     try:
         path.write_text(to_json(value), encoding="utf-8")
     except OSError as error:
-        raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
+        raise UnusableInput(
+            f"{path} cannot be written: {error.strerror}.", hint="Name a file in another directory."
+        ) from None
 
 
 def count(number: float) -> str:

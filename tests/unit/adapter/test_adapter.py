@@ -119,7 +119,7 @@ def test_config_without_weights(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path, "base")
     (folder / "adapter_model.safetensors").unlink()
 
-    with pytest.raises(UnusableInput, match=r"no weights: expected adapter_model\.safetensors"):
+    with pytest.raises(UnusableInput, match=r"no weights: expected adapter_model\.safetensors\. Save"):
         open_adapter(folder)
 
 

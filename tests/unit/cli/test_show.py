@@ -34,7 +34,7 @@ def test_json_goes_to_a_file_or_says_why_not(tmp_path: Path) -> None:
     show.save_json(tmp_path / "x.json", {"α": [1, None]})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"α": [1, None]}
 
-    with pytest.raises(UnusableInput, match="cannot be written: Is a directory"):
+    with pytest.raises(UnusableInput, match=r"cannot be written: Is a directory\. Name a file"):
         show.save_json(tmp_path, {})
 
 
