@@ -72,7 +72,10 @@ def inspect(
     if (root / CONFIG_FILE).is_file() or any(root.glob(f"*/{CONFIG_FILE}")):
         return _inspect_adapter(open_adapter(root), base, norms)
     if find_weights(layout.transformer_folder) is None:
-        raise UnusableInput(f"{root} holds neither a PEFT adapter nor a model: no adapter_config.json, no weights.")
+        raise UnusableInput(
+            f"{root} holds neither a PEFT adapter nor a model: no {CONFIG_FILE}, no weights.",
+            hint="Pass the directory that holds adapter_config.json, or the weights.",
+        )
     return _inspect_model(layout)
 
 
@@ -126,14 +129,15 @@ def _settings(adapter: Adapter) -> Mapping[str, Any]:
 
 
 def _base_checkpoint(adapter: Adapter, base: str | Path | None) -> Checkpoint | None:
-    named = base if base is not None else adapter.config.base_model
+    """That of `base`, or of the one that the adapter names where it is on this machine and sound."""
+    if base is not None:
+        return open_base(adapter, base).checkpoint
+    named = adapter.config.base_model
     if named is None or not Path(named).is_dir():
         return None
     try:
         return open_base(adapter, named).checkpoint
     except UnusableInput:
-        if base is not None:
-            raise
         return None
 
 

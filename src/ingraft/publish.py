@@ -26,12 +26,12 @@ _MARK = ".ingraft-"
 _MODEL_FILES = ("config.json", "modules.json", "adapter_config.json", "ingraft.json", "*.safetensors")
 
 
-def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = (), reader: str = "the merge") -> None:
+def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
     """Raise UnusableInput when `output` cannot be published to: for its place, or because something is in it.
 
     `overwrite` lets that be a model, an adapter or an export, and nothing else.
     """
-    check_place(output, inputs=inputs, reader=reader)
+    check_place(output, inputs=inputs)
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not overwrite:
@@ -42,15 +42,13 @@ def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()
         )
 
 
-def check_place(output: Path, *, inputs: tuple[Path, ...] = (), reader: str = "the merge") -> None:
+def check_place(output: Path, *, inputs: tuple[Path, ...] = ()) -> None:
     """Raise UnusableInput when no directory can be made, or replaced, at `output`: there is a file, the directory that
-    one is in, a disk's mount point, or one of the `inputs` of `reader`."""
+    one is in, a disk's mount point, or one of the `inputs`."""
     if output.is_symlink() and not output.exists():
         raise UnusableInput(f"{output} is a broken symbolic link.", hint="Name another output.")
     if output.exists() and not output.is_dir():
-        raise UnusableInput(
-            f"{output} is a file; expected a directory for the merged model.", hint="Name another output."
-        )
+        raise UnusableInput(f"{output} is a file; expected a directory.", hint="Name another output.")
     resolved = output.resolve()
     if resolved in (here := Path.cwd()).parents or resolved == here:
         raise UnusableInput(
@@ -66,7 +64,7 @@ def check_place(output: Path, *, inputs: tuple[Path, ...] = (), reader: str = "t
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
             raise UnusableInput(
-                f"{output} is, holds or lies in {source}, which {reader} reads.", hint="Name another output."
+                f"{output} is, holds or lies in {source}, which is read.", hint="Name another output."
             )
 
 

@@ -186,7 +186,7 @@ def test_refusals() -> None:
         ("export", base, output, "--quantize", "int8"): "what that costs has to be measured",
         ("export", base, output, "--data", pairs_file()): "there is none",
         ("export", base, output, "--to", "openvino", "--quantize", "int8"): "--quantize writes ONNX",
-        ("export", base, base / "out"): "which the export reads",
+        ("export", base, base / "out"): "which is read",
         ("export", cross_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "pairs without scores",
         ("export", sparse_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "cannot be measured here",
         ("export", base.parent / "nothing", output): "does not exist",

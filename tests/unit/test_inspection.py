@@ -48,6 +48,14 @@ def test_adapter(tmp_path: Path) -> None:
     assert {"lora_alpha": 8, "r": 4}.items() <= found.settings.items()
 
 
+def test_a_base_that_was_named_must_be_there(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", tmp_path / "gone")
+
+    assert not adapter_at(adapter).base_found
+    with pytest.raises(UnusableInput, match="other does not exist"):
+        inspect(adapter, tmp_path / "other")
+
+
 @pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"alpha_pattern": {"value": 3}}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms(config: dict[str, object], dtype: torch.dtype, tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_model_with_code(tmp_path: Path) -> None:
 
 
 def test_neither(tmp_path: Path) -> None:
-    with pytest.raises(UnusableInput, match="neither a PEFT adapter nor a model"):
+    with pytest.raises(UnusableInput, match=r"neither a PEFT adapter nor a model: .*\. Pass the directory"):
         inspect(tmp_path)
     with pytest.raises(UnusableInput, match="does not exist"):
         inspect(tmp_path / "none")

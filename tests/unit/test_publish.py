@@ -83,7 +83,7 @@ def test_output_is_no_input(output: str, tmp_path: Path) -> None:
     fill(tmp_path / "base")
     (tmp_path / "link").symlink_to(tmp_path / "base")
 
-    with pytest.raises(UnusableInput, match="which the merge reads"):
+    with pytest.raises(UnusableInput, match="which is read"):
         check_output(tmp_path / output, overwrite=True, inputs=(tmp_path / "base",))
     check_output(tmp_path / "based", overwrite=True, inputs=(tmp_path / "base",))
 

@@ -23,7 +23,8 @@ def load_model(layout: Layout, what: str, *, trust_remote_code: bool, dtype: DTy
         import sentence_transformers
     except ImportError:
         raise UnusableInput(
-            f"Running {what} needs sentence-transformers.", hint="Install it with: pip install 'ingraft[verify]'"
+            f"{what} is run with sentence-transformers, which is not installed.",
+            hint="Install it with: pip install 'ingraft[verify]'",
         ) from None
     name = layout.model_class or "SentenceTransformer"
     model_class = getattr(sentence_transformers, name, None)

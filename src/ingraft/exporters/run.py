@@ -64,7 +64,7 @@ def export(
     layout = open_layout(model)
     _check_format(to, quantize)
     measure = _measure(quantize, data, layout.model_class or "SentenceTransformer")
-    check_output(output, overwrite=overwrite, inputs=(layout.root,), reader="the export")
+    check_output(output, overwrite=overwrite, inputs=(layout.root,))
     shown = progress or Silent()
     shown.begin("model", 0)
     source = open_source(model, trust_remote_code=trust_remote_code)

@@ -57,7 +57,7 @@ def export_static(
     require_distiller()
     measure = _measure(data, max_drop)
     chosen = _texts(texts)
-    check_output(output, overwrite=overwrite, inputs=(layout.root,), reader="the export")
+    check_output(output, overwrite=overwrite, inputs=(layout.root,))
     shown = progress or Silent()
     shown.begin("model", 0)
     source = open_source(model, trust_remote_code=trust_remote_code)

@@ -81,7 +81,7 @@ def _check_outputs(config: TrainingConfig, base: Path) -> None:
     """The outputs are free, or an earlier adapter and merge that may be replaced; and no input lies in them."""
     local = (path for name in config.data_names if (path := expanded(name)).exists())
     inputs = (base, *local)
-    check_output(config.output, overwrite=config.overwrite, inputs=inputs, reader="the training")
+    check_output(config.output, overwrite=config.overwrite, inputs=inputs)
     if config.output.is_dir() and any(config.output.iterdir()) and not (config.output / ADAPTER_CONFIG).is_file():
         raise UnusableInput(
             f"{config.output} is not empty and holds no adapter, so it is not replaced.",
@@ -89,4 +89,4 @@ def _check_outputs(config: TrainingConfig, base: Path) -> None:
         )
     if config.merge is not None:
         of_run = (config.output, run_folder(config.output), logs_folder(config.output))
-        check_output(config.merge, overwrite=config.overwrite, inputs=(*inputs, *of_run), reader="the run")
+        check_output(config.merge, overwrite=config.overwrite, inputs=(*inputs, *of_run))

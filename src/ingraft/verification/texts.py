@@ -43,6 +43,7 @@ TEXTS: tuple[str, ...] = (
     "yes",
     ".",
 )
+_WANTED = "Name a file with one text a line."
 
 
 def read_texts(path: Path) -> list[str]:
@@ -50,10 +51,10 @@ def read_texts(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UnusableInput(f"{path} cannot be read: {error.strerror}.") from None
+        raise UnusableInput(f"{path} cannot be read: {error.strerror}.", hint=_WANTED) from None
     except UnicodeDecodeError:
-        raise UnusableInput(f"{path} is not UTF-8 text.") from None
+        raise UnusableInput(f"{path} is not UTF-8 text.", hint="Save it as UTF-8.") from None
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise UnusableInput(f"{path} holds no text.", hint="Write one text a line.")
+        raise UnusableInput(f"{path} holds no text.", hint=_WANTED)
     return texts

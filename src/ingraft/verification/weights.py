@@ -119,6 +119,10 @@ def _structure(plan: MergePlan, folder: Path, fault: str) -> Check:
     return Check("structure", not fault, meaning, where=fault)
 
 
+def _shown(tensor: tuple[str, tuple[int, ...]] | None, otherwise: str) -> str:
+    return f"{tensor[0]} {list(tensor[1])}" if tensor else otherwise
+
+
 def _shard_fault(shard: OutputShard, folder: Path) -> str:
     try:
         header = read_header(folder / shard.file)
@@ -128,7 +132,8 @@ def _shard_fault(shard: OutputShard, folder: Path) -> str:
     wanted = {step.tensor: (step.dtype, step.shape) for step in shard.steps}
     for name in {**wanted, **found}:
         if found.get(name) != wanted.get(name):
-            return f"{name} in {shard.file} is {found.get(name)}, planned {wanted.get(name)}"
+            there, planned = _shown(found.get(name), "missing"), _shown(wanted.get(name), "none")
+            return f"{name} in {shard.file} is {there}, planned {planned}"
     if dict(header.metadata) != dict(shard.metadata):
         return f"the metadata of {shard.file} are {dict(header.metadata)}, planned {dict(shard.metadata)}"
     return ""

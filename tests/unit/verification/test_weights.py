@@ -249,8 +249,16 @@ def test_missing_shard_is_found(tmp_path: Path) -> None:
     assert plan.shards[1].file in found.where
 
 
-@pytest.mark.parametrize("change", ["dropped", "added", "reshaped", "cast"])
-def test_other_structure_is_found(change: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("dropped", "is missing, planned F32 [16]"),
+        ("added", "is F32 [2], planned none"),
+        ("reshaped", "is F32 [1, 16], planned F32 [16]"),
+        ("cast", "is F16 [16], planned F32 [16]"),
+    ],
+)
+def test_other_structure_is_found(change: str, said: str, tmp_path: Path) -> None:
     plan = merge(tmp_path)
     name = "pooler.dense.bias"
     file = next(tmp_path / "out" / shard.file for shard in plan.shards if name in {s.tensor for s in shard.steps})
@@ -266,7 +274,7 @@ def test_other_structure_is_found(change: str, tmp_path: Path) -> None:
     (found,) = checks(plan, tmp_path).values()
 
     assert not found.passed
-    assert ("lora_A" if change == "added" else name) in found.where
+    assert found.where == f"{'lora_A' if change == 'added' else name} in {file.name} {said}"
 
 
 def test_other_metadata_are_found(tmp_path: Path) -> None:
