@@ -134,12 +134,14 @@ def test_refusals(tmp_path: Path) -> None:
         ("embed", base, file, output, "--prompt-name", "nothing"): "Its prompts are: document, query",
         ("embed", base, file, output, "--workers", "2"): "--workers is for --engine ray",
         ("embed", base, tmp_path / "nothing.csv", output): "does not exist",
+        ("embed", base, file, base / "v.parquet"): "lies in the model's directory",
+        ("embed", base, file, tmp_path / "there.parquet" / "v.parquet"): "v.parquet cannot be written: Not a directory",
     }
     for arguments, words in refused.items():
         run = cli(*arguments)
         assert run.code == 2, arguments
         assert words in run.err
-    assert not output.exists()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["texts.jsonl", "there.parquet"]
 
 
 def test_for_people(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,9 @@ class Job:
         there = {path.name for path in self.folder.iterdir()}
         return [window for window in windows if self.part(window).name in there]
 
+    def has_parts(self) -> bool:
+        return any(self.folder.glob("part-*.parquet"))
+
     def write_part(self, window: Window, table: Any) -> None:
         """Put a window's part in place; written twice, by a worker that was taken for dead, it is the same."""
         import pyarrow.parquet as parquet
@@ -104,14 +107,12 @@ class Job:
 def begun(job: Job, *, restart: bool) -> Iterator[bool]:
     """The job's directory, ours alone within the block. Yields whether there is something to go on with.
 
-    It stays when the block ends by an error, and vanishes when it ends well. UnusableInput when another run is at
-    work, or what lies there belongs to another job.
+    It stays when the block ends by an error after a part was finished, and vanishes otherwise. UnusableInput when
+    another run is at work, or the parts that lie there belong to another job.
     """
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    job.folder.mkdir(exist_ok=True)
-    with _locked(job):
+    with _made(job), _locked(job):
         record, identity = job.folder / _JOB, job.identity()
-        going_on = record.is_file()
+        going_on = record.is_file() and job.has_parts()
         if going_on:
             before = read_json_object(record)
             different = [name for name, value in identity.items() if before.get(name) != value]
@@ -120,17 +121,33 @@ def begun(job: Job, *, restart: bool) -> Iterator[bool]:
                     f"{job.output} was begun with another {different[0]}; its finished parts do not fit.",
                     hint="Run it as before to go on, or throw them away with --restart.",
                 )
-            if restart:
-                for path in job.folder.iterdir():
-                    path.unlink()
-                going_on = False
-        for left in job.folder.glob("*.partial"):
+            going_on = not restart
+        for left in job.folder.glob("*.partial" if going_on else "*"):
             left.unlink()
         if not going_on:
             record.write_text(to_json(identity), encoding="utf-8")
             fsync(record)
         yield going_on
         shutil.rmtree(job.folder)
+
+
+@contextmanager
+def _made(job: Job) -> Iterator[None]:
+    """The job's directory and those around it; those that were not there go again when nothing was finished."""
+    created = [folder for folder in (job.folder, *job.folder.parents) if not folder.exists()]
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableInput(f"{job.output} cannot be written: {error.strerror}.", hint="Name another output.") from None
+    try:
+        yield
+    except BaseException:
+        if created and not job.has_parts():
+            shutil.rmtree(job.folder, ignore_errors=True)
+            for folder in created[1:]:
+                with suppress(OSError):  # somebody else's files are in it
+                    folder.rmdir()
+        raise
 
 
 def assemble(job: Job, windows: Sequence[Window]) -> int:

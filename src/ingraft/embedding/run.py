@@ -74,9 +74,14 @@ def embed(
     started, output = time.monotonic(), Path(output)
     _check_output(output, overwrite)
     if workers is not None and engine != "ray":
-        raise UnusableInput("--workers is for --engine ray.")
+        raise UnusableInput("--workers is for --engine ray.", hint="Leave it out, or add --engine ray.")
     layout = check_model(model, backend)
     file = open_texts(Path(texts), column=column, ids=id_column)
+    if layout.root.resolve() in output.resolve().parents:
+        raise UnusableInput(
+            f"{output} lies in the model's directory, which would no longer be what was published.",
+            hint="Name another output.",
+        )
     if file.path.resolve() == output.resolve():
         raise UnusableInput(f"{output} is the file with the texts.", hint="Name another output.")
     job = Job(layout, file, output, backend, precision, prompt_name, window, batch_size, device, trust_remote_code)
@@ -122,6 +127,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.suffix.lower() != ".parquet":
         raise UnusableInput(f"{output} must end in .parquet.", hint=f"Name it {output.with_suffix('.parquet').name}")
     if output.is_dir():
-        raise UnusableInput(f"{output} is a directory; expected a file.")
+        raise UnusableInput(f"{output} is a directory; expected a file.", hint="Name another output.")
     if output.exists() and not overwrite:
         raise UnusableInput(f"{output} exists.", hint="Name another output, or replace it with --overwrite.")

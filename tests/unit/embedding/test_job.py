@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import shutil
 from pathlib import Path
 
 import numpy
@@ -48,6 +50,20 @@ def test_parts_become_the_output_in_order(job: Job) -> None:
     assert table["id"].to_pylist() == list(range(20))
     assert table["embedding"].to_pylist() == [[row, -row] for row in range(20)]
     assert not job.folder.exists()
+
+
+def test_a_run_that_finished_nothing_leaves_nothing(job: Job) -> None:
+    """Mended, its input is another file: there is nothing of the old one that would not fit."""
+    with contextlib.suppress(KeyboardInterrupt), begun(job, restart=False):
+        job.save_ranges("[[0], [1]]")
+        killed = shutil.copytree(job.folder, job.output.with_name("killed"))
+        raise KeyboardInterrupt
+    assert not job.folder.exists()
+
+    killed.rename(job.folder)  # nobody tidies up after a kill
+    with begun(dataclasses.replace(job, prompt_name="query"), restart=False) as going_on:
+        assert not going_on
+        assert job.ranges() is None
 
 
 def test_two_runs_into_one_output(job: Job) -> None:
