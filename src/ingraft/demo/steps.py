@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ingraft.demo.config import DemoConfig
 from ingraft.demo.data import DemoData, catalogue, diagnosis_data, model_directory
-from ingraft.errors import CheckFailed
+from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.publish import check_output, check_place
 from ingraft.training.config import TrainingConfig, command_line
 from ingraft.training.evaluation import Metrics, evaluate
 from ingraft.training.facts import Evaluated, Evaluating, TrainingResult
-from ingraft.training.quiet import quiet_libraries, share_cores
+from ingraft.training.quiet import import_libraries, quiet_libraries, share_cores
 from ingraft.training.run import train
 from ingraft.training.tasks import RetrievalTask
 
@@ -78,7 +78,10 @@ def run_demo(config: DemoConfig, *, observe: Callable[[Any], None] = lambda even
         check_place(config.output)  # of what is there, the demo's own parts alone are replaced
     else:
         check_output(config.output, overwrite=False)
+    if config.pairs < 2:
+        raise UnusableInput(f"--pairs is {config.pairs}; expected 2 or more.", hint="Leave it out for 1,500.")
     share_cores()
+    import_libraries()  # what is missing is said before anything is written
     from ingraft.adapted import load_adapted
     from ingraft.pipeline import merge
     from ingraft.proof import verify

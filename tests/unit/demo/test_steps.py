@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,22 @@ def test_an_output_in_use_is_refused_before_anything_happens(tmp_path: Path) -> 
     with pytest.raises(UnusableInput, match="is not empty"):
         run_demo(DemoConfig(output=output, pairs=400))
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("small_demo")
+@pytest.mark.parametrize("pairs", [1, -5])
+def test_too_few_pairs_are_refused_before_anything_happens(pairs: int, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match=f"--pairs is {pairs}; expected 2 or more"):
+        run_demo(DemoConfig(output=tmp_path / "demo", pairs=pairs))
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_a_missing_package_is_named_before_anything_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UnusableInput, match="Training needs the package peft, which is not installed"):
+        run_demo(DemoConfig(output=tmp_path / "demo", pairs=400))
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.usefixtures("small_demo")
