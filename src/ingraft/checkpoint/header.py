@@ -17,6 +17,7 @@ from typing import Any
 from ingraft.errors import UnusableInput
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_DIMENSIONS = 32  # numpy's before 2.0; the product of a million of them takes minutes
 
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -138,10 +139,12 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise UnusableInput(f"{path}: {name} has the unknown dtype {dtype!r:.80}.")
-    if not isinstance(shape, list) or not all(_is_count(dim) for dim in shape):
+    if not isinstance(shape, list) or not _is_shape(shape):
         raise UnusableInput(f"{path}: {name} has no valid shape: {shape!r:.80}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
         raise UnusableInput(f"{path}: {name} has no valid data_offsets: {offsets!r:.80}.")
+    if math.prod(shape) * DTYPE_BITS[dtype] % 8:
+        raise UnusableInput(f"{path}: {name} is {dtype} {shape}, which ends within a byte.")
     start, stop = offsets
     expected = tensor_nbytes(dtype, tuple(shape))
     if stop - start != expected:
@@ -150,6 +153,13 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
             hint=_DOWNLOAD,
         )
     return TensorInfo(name, dtype, tuple(shape), path, data + start, data + stop)
+
+
+def _is_shape(sizes: list[Any]) -> bool:
+    """Few enough sizes, and none whose product overflows: torch multiplies them before it sees that one is zero."""
+    if len(sizes) > MAX_DIMENSIONS or not all(_is_count(size) for size in sizes):
+        return False
+    return math.prod(size or 1 for size in sizes) < 2**63
 
 
 def _is_count(value: Any) -> bool:
