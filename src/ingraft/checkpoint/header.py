@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise UnusableInput(f"{path}: {name} has the unknown dtype {dtype!r:.80}.")
-    if not isinstance(shape, list) or not _is_shape(shape):
+    if not isinstance(shape, list) or not is_shape(shape):
         raise UnusableInput(f"{path}: {name} has no valid shape: {shape!r:.80}.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
         raise UnusableInput(f"{path}: {name} has no valid data_offsets: {offsets!r:.80}.")
@@ -155,11 +155,12 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
     return TensorInfo(name, dtype, tuple(shape), path, data + start, data + stop)
 
 
-def _is_shape(sizes: list[Any]) -> bool:
+def is_shape(sizes: Sequence[Any]) -> bool:
     """Few enough sizes, and none whose product overflows: torch multiplies them before it sees that one is zero."""
     if len(sizes) > MAX_DIMENSIONS or not all(_is_count(size) for size in sizes):
         return False
-    return math.prod(size or 1 for size in sizes) < 2**63
+    product: int = math.prod(size or 1 for size in sizes)
+    return product < 2**63
 
 
 def _is_count(value: Any) -> bool:

@@ -1,129 +1,204 @@
 """`pytorch_model.bin` as byte ranges: what is in it and where, with no code of it run.
 
-A file that torch ≥ 1.6 wrote is a zip archive with every storage uncompressed in it, so its tensors can be streamed
-like those of a safetensors file. torch unpickles it with `weights_only=True` into fake tensors that know their
-storage's offset in the file.
+Its tensors are streamed like those of a safetensors file. torch is not needed for that.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from ingraft.checkpoint.header import Header, TensorInfo
+from ingraft.checkpoint.header import DTYPE_BITS, Header, TensorInfo, is_shape, read_header
+from ingraft.checkpoint.inert import Call, Global, NotInert
+from ingraft.checkpoint.torch_files import (
+    DTYPES,
+    PARAMETERS,
+    SIZE,
+    TENSORS,
+    WITH_DTYPE,
+    CannotStream,
+    Storage,
+    TorchFile,
+    read_torch_file,
+)
 from ingraft.errors import UnusableInput, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DTYPES = {
-    "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    "complex64": "C64",
-}  # fmt: skip
+MAX_GROWTH = 10  # how many times as large as its file a converted one may be: views can repeat what is stored once
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor as it was pickled: elements of the bytes [start, stop) of its file, from element `offset` on."""
+
+    dtype: str
+    start: int
+    stop: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    conjugated: bool
+    negated: bool
+
+    @property
+    def item(self) -> int:
+        return DTYPE_BITS[self.dtype] // 8
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.item
+
+    @property
+    def reach(self) -> int:
+        """How many elements of the storage it needs."""
+        if 0 in self.shape:
+            return 0
+        return self.offset + 1 + sum((size - 1) * by for size, by in zip(self.shape, self.strides, strict=True))
+
+    @property
+    def is_stored(self) -> bool:
+        """Do its numbers lie in the file as they are, one behind the other?"""
+        if self.conjugated or self.negated:
+            return False
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return 0 in self.shape
+            expected *= size
+        return True
+
+    def info(self, name: str, path: Path) -> TensorInfo:
+        start = self.start + (self.offset * self.item if self.nbytes else 0)
+        return TensorInfo(name, self.dtype, self.shape, path, start, start + self.nbytes)
 
 
 def read_pickled(path: Path) -> Header:
     """Tensors of the pickled state dict `path`. UnusableInput when it holds anything else, code above all."""
-    import zipfile
-
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    if path.stat().st_size < 8:
-        raise UnusableInput(f"{path} is no checkpoint: it has {path.stat().st_size} bytes.", hint="Download it again.")
     try:
-        if not zipfile.is_zipfile(path):
-            return _read_legacy(path)
-        with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    # NotImplementedError is how zipfile refuses an archive of a later format: unusable input, like a broken one.
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise _unreadable(path, error) from None
-    if compressed:
-        raise UnusableInput(f"{path} was packed again with compression, so it cannot be streamed.", hint=_CONVERT)
-    try:
-        with FakeTensorMode():
-            state = _load(path)
-    except pickle.UnpicklingError:
-        raise UnusableInput(_UNSAFE.format(path=path)) from None
-    tensors = []
-    for name, value in _state_dict(path, state).items():
-        storage_start = getattr(value.untyped_storage(), "_checkpoint_offset", None)
-        dtype = _DTYPES.get(str(value.dtype).removeprefix("torch."))
-        if storage_start is None or dtype is None or not value.is_contiguous():
-            raise UnusableInput(
-                f"{path}: {name} ({value.dtype}, strides {value.stride()}) cannot be streamed.", hint=_CONVERT
-            )
-        start = storage_start + value.storage_offset() * value.element_size()
-        stop = start + value.numel() * value.element_size()
-        if stop > path.stat().st_size:
-            raise UnusableInput(f"{path} is cut off within {name}.", hint="Download it again.")
-        tensors.append(TensorInfo(name, dtype, tuple(value.shape), path, start, stop))
+        with path.open("rb") as file:
+            found = read_torch_file(file)
+        views = {name: _view(name, value, found) for name, value in _state_dict(path, found).items()}
+        strange = [name for name, view in views.items() if not view.is_stored]
+        if strange and found.is_archive:
+            view = views[strange[0]]
+            raise CannotStream(f"{strange[0]} ({view.dtype}, strides {view.strides}, conjugated or negated)")
+        if strange:
+            return _converted(path, views)
+    except CannotStream as error:
+        raise UnusableInput(f"{path} holds {error}, which cannot be streamed.", hint=_CONVERT) from None
+    except NotInert as error:
+        raise UnusableInput(
+            f"{path} holds more than tensors ({first_line(error):.80}): unpickling it would run code, so it was not "
+            "loaded. Ask its author for a safetensors file."
+        ) from None
+    except FileNotFoundError:
+        raise UnusableInput(f"{path} does not exist.") from None
+    except _BROKEN as error:
+        reason = first_line(error).rstrip(".")
+        raise UnusableInput(f"{path} cannot be read: {reason:.200}.", hint="Download it again.") from None
+    tensors = [view.info(name, path) for name, view in views.items()]
     return Header(tuple(sorted(tensors, key=lambda info: (info.start, info.name))), {"format": "pt"})
 
 
-_UNSAFE = (
-    "{path} holds more than tensors: unpickling it would run code, so it was not loaded. "
-    "Ask its author for a safetensors file."
-)
 _CONVERT = "Convert it once: load it with transformers and save_pretrained(..., safe_serialization=True)."
+# What a broken archive or pickle leads to. NotImplementedError: an archive of a later format.
+_BROKEN = (
+    zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError, ValueError, TypeError, LookupError,
+    AttributeError, OverflowError, NotImplementedError,
+)  # fmt: skip
 
 
-def _load(path: Path) -> object:
-    """What `path` holds, with no code of it run and no warning of torch's about old pickle protocols.
-
-    UnpicklingError when it asks for more than tensors, UnusableInput when it is broken.
-    """
-    import warnings
-
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            raise
-        except Exception as error:  # a broken pickle makes torch's reader fail in whatever way its stack happens to
-            raise _unreadable(path, error) from None
-
-
-def _state_dict(path: Path, state: object) -> dict[str, Tensor]:
-    import torch
-
+def _state_dict(path: Path, found: TorchFile) -> dict[str, Any]:
+    state = found.value
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, Call) for name, value in state.items()
     ):
         raise UnusableInput(f"{path} is not a state dict of tensors.")
     return state
 
 
-def _read_legacy(path: Path) -> Header:
-    """The format before torch 1.6 cannot be mapped: its tensors are written to a temporary safetensors file."""
+def _view(name: str, value: Any, found: TorchFile) -> _View:
+    """Raises CannotStream for a tensor without numbers of its own, EOFError for one that reaches out of its bytes."""
+    name.encode()  # half a surrogate pair is no text: a ValueError
+    while _function(value) in PARAMETERS:
+        value = value.arguments[0]
+    function = _function(value)
+    if function not in TENSORS:
+        raise CannotStream(f"{name:.200}, a tensor of another kind (sparse, quantised, …)")
+    storage, offset, shape, strides = value.arguments[:4]
+    if not isinstance(storage, Storage):
+        raise TypeError(f"{name:.200} has no storage")
+    start, stop = found.places[storage.key]
+    item = DTYPE_BITS[storage.dtype] // 8
+    start, last = start + storage.first * item, start + (storage.first + storage.count) * item
+    metadata = (*value.arguments[TENSORS[function] :], {})[0] or {}
+    view = _View(
+        dtype=DTYPES[value.arguments[6].name] if function == WITH_DTYPE else storage.dtype,
+        start=start,
+        stop=last,
+        offset=offset,
+        shape=_numbers(shape),
+        strides=_numbers(strides),
+        conjugated=bool(metadata.get("conj")),
+        negated=bool(metadata.get("neg")),
+    )
+    if not is_shape(view.shape) or not is_shape((offset,)) or len(view.shape) != len(view.strides):
+        raise ValueError(f"{name:.200} has no valid shape")
+    if last > stop or start + view.reach * view.item > last:
+        raise EOFError(f"it is cut off within {name:.200}")
+    return view
+
+
+def _function(value: Any) -> Global | None:
+    return value.function if isinstance(value, Call) and isinstance(value.function, Global) else None
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """A tuple of counts, also as the torch.Size that a pickle would make of one."""
+    if _function(value) == SIZE:
+        (value,) = value.arguments
+    if not isinstance(value, tuple) or not all(is_shape((number,)) for number in value):
+        raise TypeError("a shape or stride is no tuple of numbers")
+    return value
+
+
+def _converted(path: Path, views: Mapping[str, _View]) -> Header:
+    """The header of a temporary safetensors file with the numbers of `views`; it is gone when the process ends."""
     import atexit
     import shutil
     import tempfile
 
     from safetensors.torch import save_file
 
-    from ingraft.checkpoint.header import read_header
-
-    try:
-        state = _load(path)
-    except pickle.UnpicklingError as error:
-        if "invalid load key" in str(error) or "pickle data was truncated" in str(error):
-            raise UnusableInput(f"{path} is not a checkpoint that torch can read.", hint="Download it again.") from None
-        raise UnusableInput(_UNSAFE.format(path=path)) from None
+    declared, size = sum(view.nbytes for view in views.values()), path.stat().st_size
+    if declared > MAX_GROWTH * size:
+        raise UnusableInput(f"{path} has {size:,} bytes, and its tensors repeat them to {declared:,}.", hint=_CONVERT)
     folder = Path(tempfile.mkdtemp(prefix="ingraft-pickled-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     converted = folder / f"{path.stem}.safetensors"
-    tensors = {name: value.clone().contiguous() for name, value in _state_dict(path, state).items()}
-    save_file(tensors, converted, metadata={"format": "pt"})
+    with path.open("rb") as file:
+        save_file({name: _tensor(file, view) for name, view in views.items()}, converted, metadata={"format": "pt"})
     return read_header(converted)
 
 
-def _unreadable(path: Path, error: Exception) -> UnusableInput:
-    return UnusableInput(f"{path} cannot be read: {first_line(error).rstrip('.')}.", hint="Download it again.")
+def _tensor(file: IO[bytes], view: _View) -> Tensor:
+    import torch
+
+    dtype = getattr(torch, next(name for name, stored in DTYPES.items() if stored == view.dtype))
+    if not view.reach:
+        return torch.empty(view.shape, dtype=dtype)
+    file.seek(view.start + view.offset * view.item)
+    stored = bytearray(file.read((view.reach - view.offset) * view.item))
+    tensor = torch.frombuffer(stored, dtype=dtype).as_strided(view.shape, view.strides)
+    tensor = tensor.conj().resolve_conj() if view.conjugated else tensor
+    return (tensor.neg() if view.negated else tensor).clone(memory_format=torch.contiguous_format)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.tensors import read_tensor
@@ -233,12 +234,153 @@ def test_repacked_with_compression_is_refused_or_right(make: Callable[[], Tensor
     assert torch.equal(found["b"], tensor + 1)
 
 
+def test_legacy_tensors_are_streamed_from_the_file_itself(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(3), "b": torch.ones(4)[1:]}, path, _use_new_zipfile_serialization=False)
+
+    assert {info.file for info in read_pickled(path).tensors} == {path}
+
+
+STRANGE = {
+    "transposed": lambda: torch.randn(3, 4).T,
+    "a column": lambda: torch.randn(5, 4)[2:, 1],
+    "repeated": lambda: torch.randn(3, 1).expand(3, 4),
+    "conjugated": lambda: torch.randn(4, dtype=torch.complex64).conj(),
+    "negated": lambda: torch.randn(4, dtype=torch.complex64).conj().imag,
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("strange", STRANGE)
+def test_numbers_that_do_not_lie_in_the_file_as_they_are(strange: str, legacy: bool, tmp_path: Path) -> None:
+    """Refused in a zip file, converted from an older one; never the stored numbers in the place of those meant."""
+    path, tensor = tmp_path / "pytorch_model.bin", STRANGE[strange]()
+    torch.save({"a": tensor, "b": torch.ones(2)}, path, _use_new_zipfile_serialization=not legacy)
+
+    if not legacy:
+        with pytest.raises(UnusableInput, match=r"a \(.*cannot be streamed.*safe_serialization"):
+            read_pickled(path)
+    else:
+        (converted,) = {info.file for info in read_pickled(path).tensors}
+        assert torch.equal(load_file(converted)["a"], tensor.resolve_conj().resolve_neg())
+
+
+def test_views_that_repeat_a_small_file_into_a_large_one(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(1).expand(2**40)}, path, _use_new_zipfile_serialization=False)
+
+    with pytest.raises(UnusableInput, match="repeat them to"):
+        read_pickled(path)
+
+
+class Rebuilt:
+    """Pickled as a call of `function`."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+STORAGE = torch.storage.TypedStorage(
+    wrap_storage=torch.arange(6.0).untyped_storage(), dtype=torch.float32, _internal=True
+)
+ODD_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "none": (),
+    "no storage": (3, 0, (2,), (1,), False, OrderedDict()),
+    "negative offset": (STORAGE, -1, (2,), (1,), False, OrderedDict()),
+    "offset behind the end": (STORAGE, 5, (2,), (1,), False, OrderedDict()),
+    "offset of text": (STORAGE, "0", (2,), (1,), False, OrderedDict()),
+    "negative stride": (STORAGE, 3, (2,), (-1,), False, OrderedDict()),
+    "fewer strides": (STORAGE, 0, (2, 3), (1,), False, OrderedDict()),
+    "negative size": (STORAGE, 0, (-2,), (1,), False, OrderedDict()),
+    "huge size": (STORAGE, 0, (2**70,), (1,), False, OrderedDict()),
+    "size without strides": (STORAGE, 0, 2, 1, False, OrderedDict()),
+    "many sizes": (STORAGE, 0, (1,) * 1000, (1,) * 1000, False, OrderedDict()),
+    "metadata that are no dict": (STORAGE, 0, (2,), (1,), False, OrderedDict(), 5),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("odd", ODD_ARGUMENTS)
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_odd_arguments_of_a_tensor(odd: str, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    tensor = Rebuilt(torch._utils._rebuild_tensor_v2, *ODD_ARGUMENTS[odd])
+    torch.save({"a": tensor}, path, _use_new_zipfile_serialization=not legacy)
+
+    with pytest.raises(UnusableInput, match=re.escape(str(path))):
+        read_pickled(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        Rebuilt(bytearray, 2**40),
+        Rebuilt(torch.Tensor, 2**20, 2**20),
+        Rebuilt(torch._utils._rebuild_parameter, 5, True, OrderedDict()),
+        torch.ones(3, 3).to_sparse(),
+        torch.empty(2**20, 2**20, device="meta"),
+    ],
+    ids=["bytes", "tensor class", "parameter of a number", "sparse", "meta"],
+)
+def test_what_has_no_numbers_of_its_own_in_the_file(value: Any, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": value}, path, _use_new_zipfile_serialization=not legacy)
+
+    with pytest.raises(UnusableInput, match="cannot be streamed"):
+        read_pickled(path)
+
+
+def with_entry(path: Path, ending: str, change: Callable[[bytes], bytes]) -> None:
+    """The archive again, with another content of one entry."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    assert any(name.endswith(ending) and change(content) != content for name, content in entries)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, change(content) if name.endswith(ending) else content)
+
+
+def test_storage_that_claims_what_lies_behind_it(tmp_path: Path) -> None:
+    """Read as it claims, it would be the numbers of the next tensor."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(200), "b": torch.zeros(20_000)}, path)
+    with_entry(path, "data.pkl", lambda content: content.replace(b"K\xc8", b"M\x10\x27"))  # 200, 10,000
+
+    with pytest.raises(UnusableInput, match="cut off within a"):
+        read_pickled(path)
+
+
+def test_big_endian_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(2)}, path)
+    with_entry(path, "byteorder", lambda content: b"big")
+
+    with pytest.raises(UnusableInput, match="big-endian"):
+        read_pickled(path)
+
+
+def test_key_that_takes_for_ever_to_hash(tmp_path: Path) -> None:
+    """A tuple of twice the same tuple of twice the same tuple …: small in a file, 2^60 numbers for a hash."""
+    path, key = tmp_path / "pytorch_model.bin", b"K\x01q\x01"
+    for _ in range(60):
+        key += b"h\x01\x86q\x01"
+    torch.save({"a": torch.ones(2)}, path)
+    with_entry(path, "data.pkl", lambda _: b"\x80\x02}" + key + b"K\x02s.")
+
+    with pytest.raises(UnusableInput, match="not a state dict"):
+        read_pickled(path)
+
+
 def test_legacy_copy_is_removed_at_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
     import sys
 
     path = tmp_path / "pytorch_model.bin"
-    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    torch.save({"a": torch.ones(3, 2).T}, path, _use_new_zipfile_serialization=False)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     code = (
