@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ingraft.adapter import Adapter, AdapterTensors, TargetModule
+from ingraft.adapter import Adapter, AdapterTensors, TargetModule, check_patterns
 from ingraft.checkpoint import Checkpoint
 from ingraft.errors import UnusableInput
 from ingraft.naming import Names
@@ -26,7 +26,7 @@ def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: Adap
     stored: dict[str, set[tuple[str, ...]]] = {}
     for name in checkpoint.tensors:
         stored.setdefault(NUMBER.sub("*", name), set()).add(tuple(NUMBER.findall(name)))
-    missing: set[str] = set()
+    others: set[str] = set()
     for module in sorted(adapted):
         regions = names.regions.get(f"{module}.weight", ())
         if len(regions) != 1:
@@ -36,10 +36,9 @@ def check_layers_covered(adapter: Adapter, checkpoint: Checkpoint, tensors: Adap
         if not numbers or NUMBER.findall(tensor) != numbers:
             continue
         _check_bias_stored(checkpoint, tensor, stored)
-        for sibling in stored[NUMBER.sub("*", tensor)]:
-            other = _with_numbers(module, sibling)
-            if other not in adapted and is_targeted(adapter.config.raw, other):
-                missing.add(other)
+        others |= {_with_numbers(module, sibling) for sibling in stored[NUMBER.sub("*", tensor)]} - adapted
+    check_patterns(adapter, others)
+    missing = {other for other in others if is_targeted(adapter.config.raw, other)}
     if missing:
         first = min(missing)
         raise UnusableInput(
@@ -59,14 +58,12 @@ def _check_bias_stored(checkpoint: Checkpoint, weight: str, stored: Mapping[str,
         )
 
 
-def with_configured_modules(
-    tensors: AdapterTensors, config: Mapping[str, Any], runtime: RuntimeModel
-) -> AdapterTensors:
+def with_configured_modules(tensors: AdapterTensors, adapter: Adapter, runtime: RuntimeModel) -> AdapterTensors:
     """Targets by the config's rules, for a method whose file holds shared tensors alone."""
-    modules = [
-        name for name, kind in runtime.kinds.items() if kind in ("linear", "conv1d") and is_targeted(config, name)
-    ]
-    return replace(tensors, targets=tuple(TargetModule(module, {}) for module in modules))
+    modules = [name for name, kind in runtime.kinds.items() if kind in ("linear", "conv1d")]
+    check_patterns(adapter, modules)
+    targeted = [name for name in modules if is_targeted(adapter.config.raw, name)]
+    return replace(tensors, targets=tuple(TargetModule(module, {}) for module in targeted))
 
 
 def _with_numbers(module: str, numbers: tuple[str, ...]) -> str:
@@ -75,7 +72,9 @@ def _with_numbers(module: str, numbers: tuple[str, ...]) -> str:
 
 
 def is_targeted(config: Mapping[str, Any], module: str) -> bool:
-    """PEFT's own rule (`check_target_module_exists`), by the config's names, patterns and layer numbers."""
+    """PEFT's own rule (`check_target_module_exists`), by the config's names, patterns and layer numbers.
+
+    Some patterns take for ever: `check_patterns` comes first."""
     excluded = config.get("exclude_modules")
     if excluded and _matches(excluded, module):
         return False

@@ -162,7 +162,7 @@ def _find_names(
         if on_parameters:
             tensors = with_parameters(tensors, adapter.config.raw, runtime)
         elif not tensors.targets:
-            tensors = with_configured_modules(tensors, adapter.config.raw, runtime)
+            tensors = with_configured_modules(tensors, adapter, runtime)
     weights = [target.weight for target in tensors.targets]
     names = find_names(
         weights,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModule
+from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, TargetModule, check_patterns
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import LayerKind, Method, Target
@@ -34,6 +34,7 @@ def place_targets(
     Raises UnusableInput where config, tensors and base do not fit together.
     """
     _check_shared(adapter, method, tensors)
+    check_patterns(adapter, [owner.pattern_name for owner in tensors.targets if owner.parameter])
     targets = [_target(adapter, method, owner, names, dtype) for owner in tensors.targets]
     placed: list[PlacedEdit] = []
     for owner, target in zip(tensors.targets, targets, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ingraft.adapter import Adapter
+from ingraft.adapter import Adapter, check_patterns
 from ingraft.completeness import is_targeted
 from ingraft.errors import UnusableInput
 from ingraft.naming.numbers import NUMBER
@@ -17,11 +17,9 @@ def configured_modules(adapter: Adapter, model: Any) -> dict[str, str]:
     """The modules that the config's rules choose, for an adapter whose file holds shared tensors alone."""
     from transformers.pytorch_utils import Conv1D
 
-    found = {
-        name: name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and is_targeted(adapter.config.raw, name)
-    }
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    check_patterns(adapter, names)
+    found = {name: name for name in names if is_targeted(adapter.config.raw, name)}
     if not found:
         raise UnusableInput(
             f"{adapter.name}: no layer of the base is one that its target_modules name.",
@@ -39,14 +37,14 @@ def check_covered(adapter: Adapter, modules: Mapping[str, str], model: Any) -> N
     siblings: dict[str, list[str]] = {}
     for name, _ in model.named_modules():
         siblings.setdefault(NUMBER.sub("*", name), []).append(name)
-    missing = set()
+    others = set()
     for module, live in modules.items():
         if len(NUMBER.findall(module)) != len(NUMBER.findall(live)):
             continue
-        for other in siblings[NUMBER.sub("*", live)]:
-            trained = _renumbered(module, NUMBER.findall(other))
-            if other not in adapted and is_targeted(adapter.config.raw, trained):
-                missing.add(trained)
+        alike = siblings[NUMBER.sub("*", live)]
+        others |= {_renumbered(module, NUMBER.findall(other)) for other in alike if other not in adapted}
+    check_patterns(adapter, others)
+    missing = {other for other in others if is_targeted(adapter.config.raw, other)}
     if missing:
         raise UnusableInput(
             f"{adapter.weights} has no tensors for {min(missing)}, which its config targets.",

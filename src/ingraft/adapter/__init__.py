@@ -2,6 +2,7 @@
 
 from ingraft.adapter.adapter import Adapter, AdapterConfig, open_adapter, open_adapters
 from ingraft.adapter.grouping import AdapterTensors, SavedParameter, TargetModule, group_tensors
+from ingraft.adapter.patterns import check_patterns
 
 __all__ = [
     "Adapter",
@@ -9,6 +10,7 @@ __all__ = [
     "AdapterTensors",
     "SavedParameter",
     "TargetModule",
+    "check_patterns",
     "group_tensors",
     "open_adapter",
     "open_adapters",

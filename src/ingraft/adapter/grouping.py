@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ingraft.adapter.adapter import Adapter
+from ingraft.adapter.patterns import check_patterns
 from ingraft.checkpoint import TensorInfo
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import Method
@@ -74,7 +75,9 @@ def runtime_name(name: str) -> str:
 
 
 def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
-    """Give every tensor of `adapter` to exactly one owner, by the key suffixes of `method`."""
+    """Give every tensor of `adapter` to exactly one owner, by the key suffixes of `method`.
+
+    The config's patterns are then known to be matched with these modules in no time (`check_patterns`)."""
     targets: dict[str, dict[str, str]] = {}
     shared: dict[str, str] = {}
     saved: dict[str, list[str]] = {}
@@ -103,6 +106,7 @@ def group_tensors(adapter: Adapter, method: Method) -> AdapterTensors:
                 break
         else:
             saved.setdefault(_saved_name(name), []).append(key)
+    check_patterns(adapter, targets)
     notes = ("wrapper names such as _orig_mod removed from the adapter's keys",) if wrapped else ()
     return AdapterTensors(
         tuple(TargetModule(module, tensors) for module, tensors in sorted(targets.items(), key=_natural)),
