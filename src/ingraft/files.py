@@ -9,6 +9,7 @@ from typing import Any
 from ingraft.errors import UnusableInput
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
+MAX_JSON_DEPTH = 100  # below what printing, copying and comparing a value can take
 
 
 def read_json(path: Path) -> Any:
@@ -17,7 +18,7 @@ def read_json(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise UnusableInput(f"{path} has {size:,} bytes, too many for a JSON file of a model.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnusableInput(f"{path} does not exist.") from None
     except OSError as error:
@@ -30,6 +31,19 @@ def read_json(path: Path) -> Any:
         raise UnusableInput(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from None
     except ValueError:  # Python reads no integer of more than 4300 digits
         raise UnusableInput(f"{path} holds a number of too many digits.") from None
+    if not _is_shallow(value):
+        raise UnusableInput(f"{path} is nested too deeply to be read.")
+    return value
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_JSON_DEPTH):
+        inside = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [value for values in inside for value in values if isinstance(value, (dict, list))]
+        if not level:
+            return True
+    return False
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,10 @@ def _lora_norms(adapter: Adapter, targets: Sequence[TargetModule]) -> Mapping[st
         a, b = (read_array(adapter.tensors[target.tensors[name]]) for name in names)
         if a is None or b is None or not (a.ndim == b.ndim == 2 and 0 < len(a) == b.shape[1]):
             continue
-        square = numpy.sum((b.T @ b) * (a @ a.T))
-        norms[target.module] = _scale(adapter, target.module, a.shape[0]) * float(max(square, 0.0)) ** 0.5
+        with numpy.errstate(all="ignore"):  # NaN and infinity are what it shows then
+            a, b = a.astype("f8"), b.astype("f8")
+            square = numpy.maximum(numpy.sum((b.T @ b) * (a @ a.T)), 0.0)
+            norms[target.module] = float(_scale(adapter, target.module, a.shape[0]) * square**0.5)
     return norms
 
 
@@ -166,7 +169,7 @@ def _scale(adapter: Adapter, module: str, rank: int) -> float:
     from ingraft.methods.settings import pattern_value
 
     alpha = pattern_value(adapter.config.raw, "alpha_pattern", module, adapter.config.raw.get("lora_alpha", rank))
-    if not isinstance(alpha, (int, float)):
+    if not isinstance(alpha, (int, float)) or not abs(alpha) <= sys.float_info.max:
         raise UnusableInput(
             f"{adapter.folder / 'adapter_config.json'}: the alpha of {module} is {alpha!r:.80}, expected a number."
         )

@@ -27,9 +27,10 @@ def test_json_as_it_is(tmp_path: Path) -> None:
         (b"", "not JSON"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 101 + b"]" * 101, "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", r"x\.json"),
     ],
-    ids=["syntax", "empty", "latin-1", "deep", "huge number"],
+    ids=["syntax", "empty", "latin-1", "deep", "a little less deep", "huge number"],
 )
 def test_broken_json_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"

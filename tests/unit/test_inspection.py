@@ -84,6 +84,28 @@ def test_no_norm_of_factors_that_do_not_fit(shape: tuple[int, ...], tmp_path: Pa
     assert set(adapter_at(adapter).norms) == set(attention_modules()) - {QUERY}
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_no_numbers(number: float, tmp_path: Path) -> None:
+    """Shown for people, null for programs; a merge refuses such an adapter."""
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base"))
+    key = f"base_model.model.{QUERY}.lora_A.weight"
+    change_tensors(adapter / "adapter_model.safetensors", {key: torch.full((4, HIDDEN), number, dtype=torch.float64)})
+
+    shown, data = cli("inspect", adapter), cli("inspect", adapter, "--format", "json")
+
+    assert (shown.code, data.code) == (0, 0)
+    assert [line.split()[1] for line in shown.out.splitlines() if line.startswith(QUERY)] in (["nan"], ["inf"])
+    assert json.loads(data.out, parse_constant=pytest.fail)["norms"][QUERY] is None
+
+
+@pytest.mark.parametrize("alpha", [10**400, -(10**400), float("nan"), float("inf")], ids=["huge", "low", "nan", "inf"])
+def test_alpha_that_is_no_finite_number(alpha: float, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base"), alpha=alpha)
+
+    with pytest.raises(UnusableInput, match=r"the alpha of .*expected a number"):
+        inspect(adapter)
+
+
 def test_base_that_is_not_here(tmp_path: Path) -> None:
     found = adapter_at(write_adapter(tmp_path / "adapter", "/home/somebody/base"))
 

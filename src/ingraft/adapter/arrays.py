@@ -20,7 +20,8 @@ def read_array(info: TensorInfo) -> numpy.ndarray[Any, Any] | None:
     if info.dtype == "BF16":  # the upper half of a float32
         values = (numpy.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     elif info.dtype in ("F16", "F32", "F64"):
-        values = numpy.frombuffer(raw, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[info.dtype]).astype("<f4")
+        with numpy.errstate(over="ignore"):  # a large float64 is infinite then
+            values = numpy.frombuffer(raw, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[info.dtype]).astype("<f4")
     else:
         return None
     return values.reshape(info.shape)

@@ -45,9 +45,10 @@ def print_table(table: Table, *, rows_are_lines: bool = False) -> None:
 
 
 def json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
-    """One JSON value on stdout, in ASCII where stdout takes no more."""
-    plain = json_library.dumps(value, default=str, indent=2)
-    text = to_json(json_library.loads(plain))
+    """One JSON value on stdout, in ASCII where stdout takes no more; null for numbers that JSON does not know."""
+    known = json_library.loads(json_library.dumps(value, default=str), parse_constant=lambda word: None)
+    plain = json_library.dumps(known, indent=2)
+    text = to_json(known)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
 from rich.text import Text
@@ -48,12 +49,13 @@ def adapter(found: AdapterInspection) -> None:
 
 
 def _norm_table(norms: Mapping[str, float]) -> None:
-    largest = max(norms.values()) or 1.0
+    largest = max((norm for norm in norms.values() if isfinite(norm)), default=0.0) or 1.0
     table = show.table("target module")
     table.add_column("‖ΔW‖", justify="right")
     table.add_column("")
     for module, norm in norms.items():
-        table.add_row(module, f"{norm:.3g}", Text("━" * max(1, round(_BAR * norm / largest)), "cyan"))
+        bar = "━" * max(1, round(_BAR * norm / largest)) if isfinite(norm) else ""
+        table.add_row(module, f"{norm:.3g}", Text(bar, "cyan"))
     show.out().print()
     show.print_table(table, rows_are_lines=True)
 
