@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ingraft.errors import UnusableInput, nearest
+from ingraft.yaml_text import read_yaml
 
 Config = TypeVar("Config")
 
@@ -182,7 +183,7 @@ def _scalar(value: Any, annotation: Any, key: str, where: str, words: tuple[str,
             return str(value)
         if annotation in (str, Path) and isinstance(value, (str, Path)):
             return annotation(value)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise _unfit(value, key, where, expected) from None
     if type(value) is not annotation:
         raise _unfit(value, key, where, expected)
@@ -210,11 +211,9 @@ def _as_mapping(value: Any, key: str, where: str) -> Mapping[Any, Any]:
 
 
 def _yaml(text: str, brackets: str, key: str, where: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text if text.lstrip().startswith(brackets[0]) else text.join(brackets))
-    except yaml.YAMLError:
+        return read_yaml(text if text.lstrip().startswith(brackets[0]) else text.join(brackets), key)
+    except UnusableInput:
         raise _unfit(text, key, where, "a list or a mapping as YAML") from None
 
 

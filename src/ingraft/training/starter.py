@@ -9,10 +9,10 @@ from typing import Any
 
 from ingraft.errors import UnusableInput
 from ingraft.training.config import TrainingConfig
-from ingraft.training.config_file import import_yaml
 from ingraft.training.data import TrainingData, read_training_data
 from ingraft.training.keys import Key, keys_of, plain
 from ingraft.training.losses import loss_name
+from ingraft.yaml_text import import_yaml
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _TASKS = {

@@ -70,9 +70,7 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize(
-    "value", ["!!int x", "!!float x", "!!timestamp x", "!!bool x", "0x_", "2020-13-45", "[" * 5000]
-)
+@pytest.mark.parametrize("value", ["!!int x", "!!float x", "!!timestamp x", "!!bool x", "0x_", "[" * 5000])
 def test_values_that_do_not_fit_their_tag(value: str, tmp_path: Path) -> None:
     file = tmp_path / "t.yaml"
     file.write_text(f"model: {value}")
@@ -96,5 +94,35 @@ def test_aliases_of_aliases_of_aliases(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     file.write_text("\n".join(lines))
 
-    with pytest.raises(UnusableInput, match="more than 100,000 values"):
+    with pytest.raises(UnusableInput, match="more than 200,000 values"):
         read_config(file)
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    """It may be the name of a directory; and no record could hold it in JSON."""
+    file = tmp_path / "t.yaml"
+    file.write_text("model: 2020-13-45\ndata: 2020-01-31\noutput: x\nloss_arguments: {scale: 2020-01-31}")
+    config = resolve(file, {})
+
+    assert (config.model, config.data, config.loss_arguments) == ("2020-13-45", "2020-01-31", {"scale": "2020-01-31"})
+
+
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text("model: a\ndata: b\noutput: c\nepochs: 1\nlora:\n  r: 4\nepochs: 2\n")
+
+    with pytest.raises(UnusableInput, match=r"t\.yaml is not YAML: .*'epochs' for the second time in line 7"):
+        read_config(file)
+
+
+def test_a_number_that_no_float_holds(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(f"model: a\ndata: b\noutput: c\nepochs: 0x{'f' * 290}")
+
+    with pytest.raises(UnusableInput, match=r"t\.yaml: epochs is '\d{60}'; expected a number"):
+        resolve(file, {})
+
+
+def test_a_flag_that_is_yaml_with_an_odd_value() -> None:
+    with pytest.raises(UnusableInput, match=r"--columns is 'a: !!int x'; expected a list or a mapping as YAML"):
+        resolve(None, {("model",): "a", ("data",): "b", ("output",): "c", ("columns",): "a: !!int x"})
