@@ -1,7 +1,7 @@
 """The model card of a merged model: Hub metadata, and a section between markers that says how it was made.
 
-A card that the model has already is extended, its own words stay. PyYAML comes with huggingface_hub, whose own tools
-for cards take as long to import as a small merge takes.
+A card that the model has already is extended, its own words stay. (huggingface_hub's own tools for cards take as long
+to import as a small merge takes.)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ingraft.checkpoint import dtype_name
+from ingraft.front_matter import edited_front, split_card, split_front
 from ingraft.steps import MergePlan, Source
 from ingraft.verification.report import VerificationReport
 
@@ -29,79 +30,59 @@ def write_card(plan: MergePlan, folder: Path, report: VerificationReport | None)
     No path of this machine stands in it: directories are called by their last name.
     """
     path = folder / CARD
-    given = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    given = _text_of(path)
     metadata, body = split_card(given)
     body = _without_paths(_without_section(body), plan)
     title = "" if body.strip() else f"# {_name(plan.base)} with {_name(plan.adapter)}\n\n"
     text = f"{title}{body.strip()}\n\n" if body.strip() else title
     section = "\n".join([BEGIN, *_section(plan, report), END])
-    # Metadata that are not YAML are left to their owner as they are.
-    kept = given[: len(given) - len(split_front(given)[1])]
-    head = kept if metadata is None else card_front(_metadata(plan, metadata))
+    edited = None if metadata is None else edited_front(split_front(given)[0], *_metadata(plan, metadata))
+    # Metadata that are not YAML, or not an entry a line, are left to their owner as they are.
+    head = given[: len(given) - len(split_front(given)[1])] if edited is None else f"---\n{edited}---\n\n"
     # (A directory's name need not be text.)
     path.write_text(f"{head}{text}{section}\n", encoding="utf-8", errors="replace")
 
 
-def split_front(text: str) -> tuple[str, str]:
-    """The YAML between the two `---` at the beginning of a card, and what follows them."""
-    found = re.match(r"\s*---[ \t]*\n(.*?)^---[ \t]*$\n?", text, re.DOTALL | re.MULTILINE)
-    return (found[1], text[found.end() :]) if found else ("", text)
-
-
-def split_card(text: str) -> tuple[dict[str, Any] | None, str]:
-    """Metadata and body of a card; None for metadata that are no YAML mapping."""
-    import yaml
-
-    front, body = split_front(text)
-    try:
-        metadata = yaml.safe_load(front) if front.strip() else {}
-    except yaml.YAMLError:
-        return None, body
-    return (metadata if isinstance(metadata, dict) else None), body
-
-
-def card_front(metadata: Mapping[str, Any]) -> str:
-    import yaml
-
-    return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)}---\n\n"
-
-
-def _metadata(plan: MergePlan, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with what the Hub wants to know of a merge; everything else in it stays."""
-    metadata = dict(given)
-    for key in ("base_model", "base_model_relation"):
-        metadata.pop(key, None)  # an adapter's, or those of the base itself
+def _metadata(plan: MergePlan, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the Hub wants to know of a merge, and keys of `given` that go; everything else in it stays."""
     model_class = plan.layout.model_class
-    tags = [tag for tag in _list(given.get("tags")) if str(tag) not in _ADAPTER_TAGS and "adapter:" not in str(tag)]
+    known = [tag for tag in _list(given.get("tags")) if isinstance(tag, str)]
+    tags = [tag for tag in known if tag not in _ADAPTER_TAGS and "adapter:" not in tag]
     own = ["sentence-transformers", "merge", "ingraft"] if model_class else ["merge", "ingraft"]
-    found: dict[str, Any] = {"library_name": "sentence-transformers" if model_class else "transformers"}
+    found: dict[str, Any] = {}
+    if model_class in _PIPELINES and "pipeline_tag" not in given:
+        found["pipeline_tag"] = _PIPELINES[model_class]
+    found |= {**_licence(plan, given), "library_name": "sentence-transformers" if model_class else "transformers"}
     base = hub_id(plan.base.name)
     if base:
         found |= {"base_model": base, "base_model_relation": "merge"}
     found["tags"] = list(dict.fromkeys([*tags, *own]))
-    if model_class in _PIPELINES:
-        metadata.setdefault("pipeline_tag", _PIPELINES[model_class])
-    return {**metadata, **_licence(plan, given), **found}
+    return found, ("base_model", "base_model_relation")  # an adapter's, or those of the base itself
 
 
 def _licence(plan: MergePlan, given: Mapping[str, Any]) -> dict[str, Any]:
     """The licence of base and adapter; both where they are not the same."""
     cards = [_card_of(source) for source in (plan.base, plan.adapter)]
-    known = [card["license"] for card in cards if isinstance(card.get("license"), str)]
-    if len(set(known)) > 1:
-        return {"license": "other", "license_name": " and ".join(dict.fromkeys(known))}
-    if known and "license" not in given:
-        names = ("license", "license_name", "license_link")
-        return next({name: card[name] for name in names if name in card} for card in cards if "license" in card)
+    said = [card for card in cards if isinstance(card.get("license"), str)]
+    known = list(dict.fromkeys(card["license"] for card in said))
+    if len(known) > 1:
+        return {"license": "other", "license_name": " and ".join(known)}
+    if known and given.get("license") is None:
+        texts = {name: said[0].get(name) for name in ("license", "license_name", "license_link")}
+        return {name: value for name, value in texts.items() if isinstance(value, str)}
     return {}
 
 
 def _card_of(source: Source) -> Mapping[str, Any]:
-    path = source.root / CARD
+    return split_card(_text_of(source.root / CARD))[0] or {}
+
+
+def _text_of(card: Path) -> str:
+    """Of a card that cannot be read, nothing: it is no reason to give up a merge."""
     try:
-        return split_card(path.read_text(encoding="utf-8", errors="replace"))[0] or {}
+        return card.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
-        return {}
+        return ""
 
 
 def hub_id(name: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ingraft.errors import UnusableInput, first_line
@@ -34,13 +35,51 @@ def import_yaml() -> Any:
 def read_yaml(text: str, where: str, *, as_written: bool = False) -> Any:
     """The value that the YAML `text` holds, None where it holds nothing; `where` is the file, for messages.
 
-    as_written  every scalar is the text that stands there: `no`, `1.10` and `1e3` are what they look like
+    as_written  every scalar but null is the text that stands there: `no`, `1.10` and `1e3` are what they look like
     """
+    return _loaded(text, where, lambda loader: loader.get_single_data(), as_written=as_written)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a mapping, its value as it is written, and where it stands: from the beginning of its line to that of
+    the next entry. `indent` spaces are before its key."""
+
+    key: str
+    value: Any
+    start: int
+    stop: int
+    indent: int
+
+
+def read_entries(text: str, where: str) -> tuple[Entry, ...]:
+    """The entries of the mapping that `text` holds; UnusableInput where they do not begin on lines of their own."""
+
+    def load(loader: Any) -> tuple[Entry, ...]:
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node is not None else {}
+        if not isinstance(values, dict) or (values and node.flow_style):
+            raise UnusableInput(f"{where} holds no YAML mapping with an entry a line.")
+        begins = [key.start_mark.index for key, _ in node.value] if node is not None else []
+        starts = [text.rfind("\n", 0, begin) + 1 for begin in begins]
+        if any(text[start:begin].strip(" ") for start, begin in zip(starts, begins, strict=True)):
+            raise UnusableInput(f"{where} holds a key that does not begin its line.")
+        stops = [*starts[1:], node.end_mark.index] if starts else []
+        return tuple(
+            Entry(key, value, start, stop, begin - start)
+            for (key, value), start, stop, begin in zip(values.items(), starts, stops, begins, strict=True)
+        )
+
+    found: tuple[Entry, ...] = _loaded(text, where, load, as_written=True)
+    return found
+
+
+def _loaded(text: str, where: str, load: Callable[[Any], Any], *, as_written: bool) -> Any:
     yaml = import_yaml()
     if len(text) > MOST_CHARACTERS:
         raise UnusableInput(f"{where} has {len(text):,} characters, too many for YAML of settings or of a model card.")
     try:
-        return yaml.load(text, _loader(as_written))
+        return load(_loader(as_written)(text))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UnusableInput(f"{where} is not YAML: a character that no text has in line {line}.") from None
@@ -123,13 +162,11 @@ def _loader(as_written: bool) -> Any:
         error: Exception = yaml.constructor.ConstructorError(None, None, f"found {found}", place.start_mark)
         return error
 
-    if as_written:
-        Loader.yaml_constructors, Loader.yaml_implicit_resolvers = {None: Loader.construct_text}, {}
-        return Loader
-    known = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+    kinds = ("null",) if as_written else ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+    known = {f"tag:yaml.org,2002:{kind}" for kind in kinds}
     Loader.yaml_constructors = {tag: made for tag, made in Loader.yaml_constructors.items() if tag in known}
-    Loader.add_constructor(None, Loader.construct_other)
-    for kind in ("bool", "int", "float"):
+    Loader.add_constructor(None, Loader.construct_text if as_written else Loader.construct_other)
+    for kind in ("bool", "int", "float") if not as_written else ():
         Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_checked)
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in pairs if tag in known]

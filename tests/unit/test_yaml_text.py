@@ -41,7 +41,7 @@ def test_values(text: str, value: Any) -> None:
     ("text", "value"),
     [
         ("language: no\nversion: 1.10\nsize: 1e3", {"language": "no", "version": "1.10", "size": "1e3"}),
-        ("a: !odd [1, ~, '']\nb: !!python/name:os.system x\n<<: y", {"a": ["1", "~", ""], "b": "x", "<<": "y"}),
+        ("a: !odd [1, ~, '']\nb: !!python/name:os.system x\n<<: y", {"a": ["1", None, ""], "b": "x", "<<": "y"}),
     ],
 )
 def test_values_as_written(text: str, value: Any) -> None:

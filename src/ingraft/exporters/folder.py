@@ -64,7 +64,7 @@ def _write(source: Source, folder: Path, known: dict[str, Any], export: dict[str
 def extend_card(folder: Path, title: str, sentences: Sequence[str], variants: Sequence[Variant]) -> None:
     """Add what the export is, and its figures, to the model card; begin one where there is none."""
     card = folder / CARD
-    text = card.read_text(encoding="utf-8").rstrip() + "\n\n" if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace").rstrip() + "\n\n" if card.is_file() else ""
     rows = [f"| {v.name} | {human_bytes(v.nbytes)} | {v.speed_text} | {v.difference_text} |" for v in variants]
     table = ["| | size | texts/s | largest difference |", "| --- | ---: | ---: | ---: |", *rows]
     parts = [f"## {title}", "\n".join(sentences), "\n".join(table)]

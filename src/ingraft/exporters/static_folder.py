@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.adapted.quiet import quiet
-from ingraft.card import CARD, card_front, split_card
+from ingraft.card import CARD
 from ingraft.exporters.distil import DTYPE, LEFT_OUT, SIF_COEFFICIENT, Distilled, distiller_versions
 from ingraft.exporters.folder import write_distilled_manifest
 from ingraft.exporters.result import StaticResult
 from ingraft.exporters.source import Source
 from ingraft.files import human_bytes
+from ingraft.front_matter import card_front, split_card
 from ingraft.layout import read_layout
 from ingraft.manifest import versions
 from ingraft.portable import ModelFiles, portable_files
@@ -51,7 +52,7 @@ def write_model(source: Source, distilled: Distilled, folder: Path) -> None:
 def write_card(source: Source, folder: Path, result: StaticResult) -> None:
     """Write a card of its own: the teacher's describes another model. Its licence, language and base are taken over."""
     given = source.root / CARD
-    known = split_card(given.read_text(encoding="utf-8", errors="replace"))[0] if given.is_file() else None
+    known = split_card(given.read_text(encoding="utf-8-sig", errors="replace"))[0] if given.is_file() else None
     metadata: dict[str, Any] = {name: known[name] for name in _KEPT_METADATA if known and name in known}
     metadata |= {
         "library_name": "sentence-transformers",
