@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ingraft.errors import UnusableInput
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
-MAX_JSON_DEPTH = 100  # below what printing, copying and comparing a value can take
+# No file of a model has a tenth of that, and what copies, prints or writes values goes down one level at a time.
+MAX_JSON_DEPTH = 100
 
 
 def read_json(path: Path) -> Any:
@@ -18,7 +20,7 @@ def read_json(path: Path) -> Any:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise UnusableInput(f"{path} has {size:,} bytes, too many for a JSON file of a model.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnusableInput(f"{path} does not exist.") from None
     except OSError as error:
@@ -31,19 +33,24 @@ def read_json(path: Path) -> Any:
         raise UnusableInput(f"{path} is not JSON: {error.msg} in line {error.lineno}.") from None
     except ValueError:  # Python reads no integer of more than 4300 digits
         raise UnusableInput(f"{path} holds a number of too many digits.") from None
-    if not _is_shallow(value):
-        raise UnusableInput(f"{path} is nested too deeply to be read.")
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value that `text` holds; RecursionError where it is nested deeper than `MAX_JSON_DEPTH`.
+
+    ValueError for what is no JSON, and for a number of more digits than Python reads.
+    """
+    value = json.loads(text)
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]:
+        depth += 1
+        if depth >= MAX_JSON_DEPTH:
+            raise RecursionError("nested too deeply")
     return value
 
 
-def _is_shallow(value: Any) -> bool:
-    level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(MAX_JSON_DEPTH):
-        inside = (outer.values() if isinstance(outer, dict) else outer for outer in level)
-        level = [value for values in inside for value in values if isinstance(value, (dict, list))]
-        if not level:
-            return True
-    return False
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -27,10 +27,10 @@ def test_json_as_it_is(tmp_path: Path) -> None:
         (b"", "not JSON"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[" * 101 + b"]" * 101, "nested too deeply"),
+        (b'{"a": ' * 100 + b"[]" + b"}" * 100, "nested too deeply"),  # what Python itself still reads
         (b'{"a": ' + b"9" * 5000 + b"}", r"x\.json"),
     ],
-    ids=["syntax", "empty", "latin-1", "deep", "a little less deep", "huge number"],
+    ids=["syntax", "empty", "latin-1", "deep", "deeper than anything is", "huge number"],
 )
 def test_broken_json_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
@@ -41,6 +41,12 @@ def test_broken_json_is_named(content: bytes, message: str, tmp_path: Path) -> N
 
     assert str(path) in refused.value.message
     assert "\n" not in refused.value.message
+
+
+def test_json_as_deep_as_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[" * 100 + "1" + "]" * 100)
+
+    assert str(read_json(tmp_path / "x.json")).count("[") == 100
 
 
 def test_missing_json_and_directory(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ingraft.errors import UnusableInput, first_line, nearest
+from ingraft.files import parse_json
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _DEFAULT_COLUMN = "text"
@@ -81,6 +81,8 @@ def open_texts(path: Path, *, column: str | None = None, ids: str | None = None)
         columns = tuple(first)
         texts = [name for name, value in first.items() if isinstance(value, str)]
     chosen = _chosen(path, columns, texts, column)
+    if twice := [name for name in (chosen, ids) if columns.count(name) > 1]:
+        raise UnusableInput(f"{path} has more than one column called {twice[0]!r}.", hint="Rename one of them.")
     if ids is not None and ids not in columns:
         raise UnusableInput(f"{path} has no column {ids}{nearest(ids, columns)}.")
     return TextFile(path, kind, columns, chosen, ids, delimiter)
@@ -121,7 +123,8 @@ def read_window(file: TextFile, window: Window) -> Rows:
     names = [file.column] + ([file.ids] if file.ids else [])
     if file.format == "parquet":
         columns = _row_group(file, window.start, tuple(names))
-        values = [column[window.skip : window.skip + window.rows].to_pylist() for column in columns]
+        with _sound(file.path):
+            values = [column[window.skip : window.skip + window.rows].to_pylist() for column in columns]
     else:
         rows = list(_rows(file, window.start, window.rows))
         values = [[row.get(name) for row in rows] for name in names]
@@ -169,12 +172,21 @@ def _parquet(path: Path) -> Any:
 
 @contextmanager
 def _sound(path: Path) -> Iterator[None]:
-    """Of a damaged file pyarrow raises errors of its own, or an OSError that says nothing to the system."""
+    """Of a damaged file pyarrow raises errors of its own, or an OSError that says nothing to the system; Python has no
+    room for every date and span of time that Parquet has."""
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        NotImplementedError,
+    ) as error:
         reason = first_line(error)
         raise UnusableInput(f"{path} is not a Parquet file that can be read: {reason}") from None
 
@@ -227,7 +239,7 @@ def _json_rows(path: Path, start: int, count: int) -> Iterator[dict[str, Any]]:
         stream.seek(start)
         for line in islice((line for line in stream if line.strip()), count):
             try:
-                value = json.loads(line.decode("utf-8-sig"))
+                value = parse_json(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 shown = line[:40].decode("utf-8", "replace")
                 raise UnusableInput(f"{path} holds a line that is not JSON, {shown!r}: {error}.") from None

@@ -46,7 +46,7 @@ def _from_disk(path: Path, split: str) -> Table:
     datasets = _datasets()
     try:
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged one the library lets through whatever it stumbles over
         raise UnusableInput(f"{path} is no data set that can be read: {first_line(error)}") from None
     if isinstance(found, datasets.DatasetDict):
         found = _choose_split(str(path), found, split)
@@ -76,9 +76,11 @@ def _choose_split(name: str, found: Any, split: str) -> Any:
 
 def _table(path: Path, dataset: Any) -> Table:
     columns = tuple(dataset.column_names)
-    rows = tuple(
-        Row(number, tuple(row[name] for name in columns)) for number, row in enumerate(dataset.to_list(), start=1)
-    )
+    try:
+        values = dataset.to_list()
+    except (ValueError, OverflowError, KeyError, TypeError, NotImplementedError) as error:  # a date that Python lacks
+        raise UnusableInput(f"{path} has values that cannot be read: {first_line(error)}") from None
+    rows = tuple(Row(number, tuple(row[name] for name in columns)) for number, row in enumerate(values, start=1))
     if not rows:
         raise UnusableInput(f"{path} holds no rows.")
     return Table(path, columns, rows, unit="row")

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ingraft.errors import UnusableInput, first_line, nearest
+from ingraft.files import parse_json
+
+# A table of texts has a handful of columns; lines with a key of their own each fill the memory with what they lack.
+_MOST_COLUMNS = 1_000
+# Rows that differ take more than that of a Parquet file; a few bytes can stand for billions of the same one.
+_MOST_ROWS_PER_BYTE = 64
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def _delimited(path: Path, file: TextIO, delimiter: str) -> Table:
             break
         if not columns:
             columns = tuple(name.strip() for name in values)
+            _check_width(path, len(columns))
         elif len(values) == len(columns):
             rows.append(Row(line, tuple(values)))
         elif values:
@@ -100,7 +107,7 @@ def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, parse_json(line)
             except (ValueError, RecursionError) as error:
                 yield number, error
 
@@ -108,7 +115,7 @@ def _json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
 def _read_json(path: Path) -> Table:
     text = path.read_text(encoding="utf-8-sig")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _read_jsonl(path)  # many .json files hold one object per line
@@ -129,6 +136,7 @@ def _objects(path: Path, objects: Iterable[tuple[int, Any]], *, unit: str) -> Ta
     for number, value in objects:
         if isinstance(value, dict):
             columns |= dict.fromkeys(value)
+            _check_width(path, len(columns))
             read.append((number, value))
         elif isinstance(value, json.JSONDecodeError):
             broken.append(f"{unit} {number}: not JSON, {value.msg} at column {value.colno}")
@@ -152,12 +160,33 @@ def _read_parquet(path: Path) -> Table:
             hint="Run: pip install 'ingraft[train]'",
         ) from None
     try:
-        table = parquet.read_table(path)
+        file = parquet.ParquetFile(path)
+        _check_width(path, len(file.schema_arrow.names))
+        if file.metadata.num_rows > _MOST_ROWS_PER_BYTE * path.stat().st_size:
+            raise UnusableInput(f"{path} stands for {file.metadata.num_rows:,} rows, which cannot all be different.")
+        table = file.read()
     except arrow.ArrowException as error:
         raise UnusableInput(f"{path} is not a Parquet file that can be read: {first_line(error)}") from None
-    columns = [column.to_pylist() for column in table.columns]
+    columns = [_values(path, name, table.column(at)) for at, name in enumerate(table.column_names)]
     rows = tuple(Row(number, values) for number, values in enumerate(zip(*columns, strict=True), start=1))
     return Table(path, tuple(table.column_names), rows, unit="row")
+
+
+def _values(path: Path, name: str, column: Any) -> list[Any]:
+    """A column in Python's types, which have no room for every date, span of time and time zone that Parquet has."""
+    try:
+        found: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError, KeyError, TypeError, NotImplementedError) as error:
+        raise UnusableInput(
+            f"{path} has values in the column {name!r} that cannot be read, of type {column.type}: {first_line(error)}",
+            hint="Write the file without that column.",
+        ) from None
+    return found
+
+
+def _check_width(path: Path, columns: int) -> None:
+    if columns > _MOST_COLUMNS:
+        raise UnusableInput(f"{path} has more than {_MOST_COLUMNS:,} columns; expected a few, with texts.")
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {

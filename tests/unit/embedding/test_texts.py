@@ -91,6 +91,8 @@ def test_which_column(tmp_path: Path) -> None:
         ("a.csv", "text,n\n", "holds no rows"),
         ("a.csv", b"text,n\n\xff,1\n", "is not UTF-8 text"),
         ("a.csv", "", "holds no rows"),
+        ("a.csv", "text,text\nx,y\n", "more than one column called 'text'"),
+        ("a.jsonl", '{"text": ' + "[" * 200 + "]" * 200 + "}", "not JSON, .*: nested too deeply"),
         ("a.parquet", "PAR1", "is not a Parquet file"),
         ("a.xlsx", "x", "Parquet, JSONL and CSV can be read"),
     ],
@@ -110,6 +112,31 @@ def test_parquet_with_a_damaged_page(tmp_path: Path) -> None:
     path.write_bytes(sound[:4] + bytes(40) + sound[44:])
 
     with pytest.raises(UnusableInput, match="is not a Parquet file that can be read"):
+        read_all(path, 4)
+
+
+@pytest.mark.parametrize("names", [["text", "when"], ["when", "text"]])
+def test_parquet_values_that_python_lacks(names: list[str], tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    when = pyarrow.array([2**31 - 1, 0], pyarrow.date32())
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a", "b"]), when], names=names), path)
+
+    with pytest.raises(UnusableInput, match="is not a Parquet file that can be read: days=2147483647"):
+        read_all(path, 4, ids="when")
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    columns = [pyarrow.array(["a", "b"]), pyarrow.array(["c", "d"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "text"]), path)
+
+    with pytest.raises(UnusableInput, match="more than one column called 'text'"):
         read_all(path, 4)
 
 

@@ -72,6 +72,30 @@ def test_a_datasets_directory(tmp_path: Path) -> None:
         read_source(str(tmp_path / "several"), split="test")
 
 
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b'{"_data_files": [{"filename": 3}]}', b"\xff", b'{"_data_files": 1}']
+)
+def test_a_damaged_datasets_directory(content: bytes, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    (tmp_path / "one" / "state.json").write_bytes(content)
+
+    with pytest.raises(UnusableInput, match=r"one is no data set that can be read"):
+        read_source(str(tmp_path / "one"))
+
+
+def test_dates_that_python_lacks(tmp_path: Path) -> None:
+    import pyarrow
+    from datasets import Dataset
+
+    when = pyarrow.array([2**31 - 1], pyarrow.date32())
+    Dataset(pyarrow.table({"query": ["a"], "when": when})).save_to_disk(str(tmp_path / "one"))
+
+    with pytest.raises(UnusableInput, match=r"one has values that cannot be read: days=2147483647"):
+        read_source(str(tmp_path / "one"))
+
+
 def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
     from datasets import Dataset
 

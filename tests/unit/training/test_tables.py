@@ -135,3 +135,58 @@ def test_a_directory_names_the_files_in_it(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(UnusableInput, match=r"is a directory; expected a file \(it holds a.parquet, b.csv\)"):
         read_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("date32", 2**31 - 1), ("date64", 2**60), ("duration('s')", 2**62), ("timestamp('us', tz='Nowhere/X')", 0)],
+)
+def test_parquet_values_that_python_lacks(tmp_path: Path, kind: str, value: int) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path, name = tmp_path / "t.parquet", kind.partition("(")[0]
+    arguments = {"duration": ("s",), "timestamp": ("us", "Nowhere/X")}.get(name, ())
+    odd = pyarrow.array([value, value], getattr(pyarrow, name)(*arguments))
+    pyarrow.parquet.write_table(pyarrow.table({"query": ["a", "b"], "when": odd}), path)
+
+    with pytest.raises(UnusableInput, match=r"t\.parquet has values in the column 'when' that cannot be read, of type"):
+        read_table(path)
+
+
+def test_a_few_bytes_that_stand_for_a_million_rows(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"query": pyarrow.nulls(1_000_000)}), path)
+
+    with pytest.raises(UnusableInput, match="stands for 1,000,000 rows"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json", "t.parquet"])
+def test_more_columns_than_a_table_of_texts_has(tmp_path: Path, name: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path, columns = tmp_path / name, [f"c{n}" for n in range(1_001)]
+    match path.suffix:
+        case ".csv":
+            path.write_text(f"{','.join(columns)}\n{','.join(columns)}\n")
+        case ".parquet":
+            pyarrow.parquet.write_table(pyarrow.table({column: ["x"] for column in columns}), path)
+        case ".json":
+            path.write_text(json.dumps([{column: "x"} for column in columns]))
+        case _:  # a key of its own for each line: together a million values
+            path.write_text("\n".join(json.dumps({column: "x"}) for column in columns))
+
+    with pytest.raises(UnusableInput, match=r"has more than 1,000 columns"):
+        read_table(path)
+
+
+def test_values_nested_deeper_than_anything_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"a": 1}\n{"a": ' + "[" * 500 + "]" * 500 + "}\n")
+
+    assert read_table(path).broken == ("line 2: nested too deeply",)
