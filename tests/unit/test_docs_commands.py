@@ -1,4 +1,4 @@
-"""The commands, options and captures in READMEs and documentation are those of the program."""
+"""Commands, options, captures and links in READMEs and documentation are those of the program and the repository."""
 
 from __future__ import annotations
 
@@ -105,3 +105,23 @@ def test_captures_have_the_lines_that_are_printed(name: str) -> None:
         assert [label for label in found if label not in known | {"ok"}] == [], verb
         assert [label for label in ALWAYS.get(verb, ()) if found and label not in found] == [], f"{name}: {verb}"
         assert verb != "train" or "          chosen: " in page(name)
+
+
+def headings(path: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md", "benchmarks/README.md", "docs/decisions"])
+def test_links_into_the_repository_lead_somewhere(name: str) -> None:
+    files = sorted((ROOT / name).glob("*.md")) if (ROOT / name).is_dir() else [ROOT / name]
+    broken = []
+    for file in files:
+        for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", file.read_text("utf-8")):
+            path, _, anchor = target.partition("#")
+            place = (file.parent / path) if path else file
+            if not place.exists() or (anchor and anchor not in headings(place)):
+                broken.append(f"{file.name}: {target}")
+    assert broken == []
