@@ -14,7 +14,7 @@ from ingraft.output_files import MANIFEST
 from ingraft.verification.files import FREE, no_adapter_left, no_other_files
 from ingraft.verification.report import Check
 
-_MOST_NAMED = 3
+_MOST_NAMED, _MOST_SHOWN = 3, 60
 
 
 def has_manifest(folder: Path) -> bool:
@@ -72,7 +72,8 @@ def _recorded(folder: Path) -> tuple[Check, Mapping[str, str | None]]:
     try:
         manifest: Mapping[str, Any] = read_json_object(folder / MANIFEST)
         if manifest.get("schema") != SCHEMA:
-            fault = f"{MANIFEST} has schema {manifest.get('schema')!r}, this version of ingraft reads {SCHEMA}"
+            schema = str(manifest.get("schema"))[:_MOST_SHOWN]
+            fault = f"{MANIFEST} has schema {schema}, this version of ingraft reads {SCHEMA}"
         files = manifest.get("files") or {}
         if not fault and not _are_hashes(files):
             fault = f"{MANIFEST} holds no list of files and their hashes"
@@ -95,7 +96,7 @@ def _published(folder: Path, recorded: Mapping[str, str | None], workers: int) -
     compared = {name: sha256 for name, sha256 in recorded.items() if Path(name).name not in FREE}
     faults = []
     with FileHashes(workers) as hashes:
-        there = {name: folder / name for name in compared if (folder / name).is_file()}
+        there = {name: folder / name for name in compared if _is_file(folder / name)}
         hashes.start(path for name, path in there.items() if compared[name])
         for name, sha256 in sorted(compared.items()):
             if name not in there:
@@ -110,6 +111,13 @@ def _published(folder: Path, recorded: Mapping[str, str | None], workers: int) -
         len(compared),
         _named(faults),
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than any file's
+        return False
 
 
 def _named(names: list[str]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +51,30 @@ def test_no_manifest(folder: Path) -> None:
     assert verify_hashes(folder) == ()
     with pytest.raises(UnusableInput, match=r"has no ingraft\.json"):
         verify_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"schema": {"a": 0}}, "has schema {'a': 0}, this version of ingraft reads 1"),
+        ({"schema": "1" * 10_000}, "has schema 1{60}, this version"),
+        ({"files": []}, "holds no list of files and their hashes"),
+        ({"files": {"a": 3}}, "holds no list of files and their hashes"),
+        ({"files": {"../a": "0" * 64}}, r"names '\.\./a', which lies outside"),
+        ({"files": {"x" * 300: "0" * 64}}, "x{300} is missing"),
+        ({"files": {"\0": "0" * 64}}, "\0 is missing"),
+        ({"files": {"\ud800": "0" * 64}}, "\ud800 is missing"),
+        ({"files": {"1_Pooling": "0" * 64}}, "1_Pooling is missing"),
+    ],
+)
+def test_a_manifest_that_is_none_fails_a_check(change: dict[str, Any], fault: str, folder: Path) -> None:
+    path = folder / "ingraft.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    for checks in (verify_manifest(folder), verify_hashes(folder)):
+        [first, *_] = [check.where for check in checks if not check.passed]
+        assert re.search(fault, first)
+        assert len(first) < 500
 
 
 def test_it_needs_no_torch(folder: Path) -> None:

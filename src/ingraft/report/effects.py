@@ -16,6 +16,9 @@ from ingraft.naming.numbers import NUMBER
 from ingraft.steps import MergePlan, MergeStep
 
 _FLOAT32_UNIT = 2.0**-24
+# What the figures of a merge hold of each tensor, in the order of TensorEffect. Their squares are added up.
+_RECORDED = ("elements", "changed", "base_norm", "delta_norm", "rounding_loss")
+_MOST_RECORDED = 1e100
 
 
 @dataclass(frozen=True)
@@ -57,22 +60,25 @@ class Place:
     layer: int | None
 
 
-def recorded_effects(plan: MergePlan, figures: Iterable[Mapping[str, Any]]) -> tuple[TensorEffect, ...]:
-    """Out of the figures that `merge` measured while it wrote; tensors that `plan` does not edit are left out."""
+def recorded_effects(plan: MergePlan, figures: Any) -> tuple[TensorEffect, ...]:
+    """Out of the figures that `merge` measured while it wrote, a list of objects.
+
+    Tensors that `plan` does not edit are left out, and so is what a manifest says in another form.
+    """
     steps = {step.tensor: step for step in plan.steps()}
     return tuple(
-        TensorEffect(
-            row["tensor"],
-            steps[row["tensor"]].dtype,
-            row["elements"],
-            row["changed"],
-            row["base_norm"],
-            row["delta_norm"],
-            row["rounding_loss"],
-        )
-        for row in figures
-        if row["tensor"] in steps
+        TensorEffect(row["tensor"], steps[row["tensor"]].dtype, *(row[name] for name in _RECORDED))
+        for row in (figures if isinstance(figures, (list, tuple)) else ())
+        if isinstance(row, Mapping) and _is_recorded(row) and row["tensor"] in steps
     )
+
+
+def _is_recorded(row: Mapping[str, Any]) -> bool:
+    values: list[Any] = [row.get(name) for name in ("tensor", *_RECORDED)]
+    numbers = values[1:-1] if values[-1] is None else values[1:]  # a loss that is not finite
+    if not isinstance(values[0], str) or not all(type(number) in (int, float) for number in numbers):
+        return False
+    return all(0 <= number <= _MOST_RECORDED for number in numbers) and row["changed"] <= row["elements"] > 0
 
 
 def measured_effects(plan: MergePlan, merged: Path) -> tuple[TensorEffect, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ingraft.checkpoint import dtype_name
 from ingraft.report.effects import TensorEffect, measured_effects, recorded_effects, with_losses
 from ingraft.report.html import check_report, fill, write_page
-from ingraft.report.parts import parts, read_manifest
+from ingraft.report.parts import part_of, parts, read_manifest
 from ingraft.steps import MergePlan
 from ingraft.verification.report import VerificationReport
 
@@ -70,8 +70,7 @@ def _effects(
     """By tensor, and whether what rounding lost is the merge's own record and not measured now."""
     if report.figures.get("tensors"):
         return recorded_effects(plan, report.figures["tensors"]), False
-    proof = manifest.get("verification") or {}
-    recorded = recorded_effects(plan, (proof.get("figures") or {}).get("tensors", ()))
+    recorded = recorded_effects(plan, part_of(manifest, "verification", "figures").get("tensors"))
     measured = with_losses(measured_effects(plan, merged), recorded)
     return measured or recorded, True
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.checkpoint import dtype_name
+from ingraft.errors import UnusableInput
 from ingraft.files import human_bytes, read_json_object
 from ingraft.hashes import FileHashes
 from ingraft.output_files import MANIFEST, OWN_FILES
@@ -38,8 +39,18 @@ class Part:
 
 
 def read_manifest(merged: Path) -> Mapping[str, Any]:
-    """ingraft.json of a merged model; empty where there is none."""
-    return read_json_object(merged / MANIFEST) if (merged / MANIFEST).is_file() else {}
+    """ingraft.json of a merged model; empty where there is none, or none that can be read: a check says so."""
+    try:
+        return read_json_object(merged / MANIFEST)
+    except UnusableInput:
+        return {}
+
+
+def part_of(manifest: Any, *names: str) -> Mapping[str, Any]:
+    """The object under `names` in a manifest; empty where it holds something else there, as a stranger's may."""
+    for name in names:
+        manifest = manifest.get(name) if isinstance(manifest, dict) else None
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -51,8 +62,8 @@ def parts(plan: MergePlan, merged: Path, manifest: Mapping[str, Any]) -> tuple[P
         present = [path for path in dict.fromkeys([*base, *adapter, *outputs]) if path.is_file()]
         pool.start(present)
         hashes = {path: pool.get(path) or "" for path in present}
-    said = {role: manifest.get(role, {}).get("files", {}) for role in ("base", "adapter")}
-    written = manifest.get("files", {})
+    said = {role: part_of(manifest, role, "files") for role in ("base", "adapter")}
+    written = part_of(manifest, "files")
     return (
         Part(
             "base", short_name(plan.base.name), _facts(plan.base), _hashed(base, plan.base.root, hashes, said["base"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from ingraft.verification.answers import Answers
 from ingraft.verification.report import Check, VerificationReport
 
 PASSED = Check("probes", True, "W′·x of every edited tensor", 0.25, 1.0, "encoder.layer.0")
+RECORDED = {
+    "tensor": "encoder.layer.0.attention.self.query.weight", "elements": 4, "changed": 4, "base_norm": 1.0,
+    "delta_norm": 0.1, "rounding_loss": 0.0,
+}  # fmt: skip
 EVIL = "<script>alert('x')</script>"
 
 
@@ -86,6 +92,50 @@ def test_a_file_that_is_not_the_recorded_one_is_named(merge, tmp_path) -> None:
 
     assert page.count("not the file that ingraft.json names") == 1
     assert re.search(r"config\.json [\d.]+ k?B [0-9a-f]{64} not the file that ingraft\.json names", page)
+
+
+ODD: tuple[object, ...] = (None, [], {}, 3, "x", [3], {"files": 3}, {"figures": 3}, {"figures": {"tensors": 3}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: value} for key in ("base", "adapter", "files", "verification", "created") for value in ODD),
+        *(
+            {"verification": {"figures": {"tensors": [{**RECORDED, **row}]}}}
+            for row in (
+                {"tensor": []},
+                {"elements": 0},
+                {"base_norm": "x"},
+                {"delta_norm": 1e308},
+                {"rounding_loss": []},
+            )
+        ),
+        {"verification": {"figures": {"tensors": [3, None, {}]}}},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_another_form_is_left_out(change: dict[str, object], merge, tmp_path) -> None:
+    plan, output = merge
+    folder = tmp_path / "out"
+    shutil.copytree(output, folder)
+    manifest = json.loads((folder / "ingraft.json").read_text())
+    (folder / "ingraft.json").write_text(json.dumps({**manifest, **change}))
+
+    page = visible(render(VerificationReport((PASSED,)), plan, merged=folder))
+
+    assert "The change was read from the files of both models" in page
+    assert "4 edited" in page
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 5000, "{}"])
+def test_a_manifest_that_is_no_json_object(content: str, merge, tmp_path) -> None:
+    plan, output = merge
+    folder = tmp_path / "out"
+    shutil.copytree(output, folder)
+    (folder / "ingraft.json").write_text(content)
+
+    assert "4 edited" in visible(render(VerificationReport((PASSED,)), plan, merged=folder))
 
 
 def test_without_a_manifest_nothing_is_said_of_it(merge, tmp_path) -> None:
