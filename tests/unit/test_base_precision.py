@@ -237,6 +237,15 @@ def test_the_model_card_of_an_older_peft_says_it_too(tmp_path: Path) -> None:
     assert "PEFT 0.6.0" not in str(said)
 
 
+@pytest.mark.parametrize("value", ["{[]: 1}", "-" * 5000 + "1", "(" * 300, "a b", "0x", "open('x')"])
+def test_what_a_card_writes_in_place_of_a_value_is_text(value: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", tmp_path / "base")
+    (adapter / "README.md").write_text(CARD.replace("bfloat16", value))
+    said = trained_over(open_adapter(adapter))
+    assert said is not None
+    assert said["bnb_4bit_compute_dtype"] == value
+
+
 # The choice
 
 

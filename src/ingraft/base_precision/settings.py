@@ -47,7 +47,7 @@ def _from_card(card: Path) -> Settings | None:
             continue
         try:
             settings[found[1]] = ast.literal_eval(found[2])
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # no value that Python writes
             settings[found[1]] = found[2]
     return settings if _bits(settings) else None
 
