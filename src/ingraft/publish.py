@@ -63,9 +63,7 @@ def check_place(output: Path, *, inputs: tuple[Path, ...] = ()) -> None:
     for source in inputs:
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
-            raise UnusableInput(
-                f"{output} is, holds or lies in {source}, which is read.", hint="Name another output."
-            )
+            raise UnusableInput(f"{output} is, holds or lies in {source}, which is read.", hint="Name another output.")
 
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:

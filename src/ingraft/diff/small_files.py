@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ingraft.files import parse_json
+
 State = Literal["equal", "changed", "only in a", "only in b"]
 _CHUNK = 1 << 20
 _MOST_DETAIL = 16 * 1024 * 1024
@@ -53,7 +55,7 @@ def _json_detail(a: Path, b: Path) -> str:
     if a.suffix != ".json" or max(a.stat().st_size, b.stat().st_size) > _MOST_DETAIL:
         return ""
     try:
-        before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (a, b))
+        before, after = (parse_json(path.read_text(encoding="utf-8")) for path in (a, b))
     except (ValueError, RecursionError):
         return ""
     if not isinstance(before, dict) or not isinstance(after, dict):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object, to_json
 from ingraft.training.checkpoints import Run
 from ingraft.training.config import TrainingConfig
@@ -49,7 +50,10 @@ def kept_plan(folder: Path) -> MemoryPlan | None:
     if not file.is_file():
         return None
     values = read_json_object(file)
-    return MemoryPlan(**(values | {"tokens": tuple(map(tuple, values["tokens"]))}))
+    try:
+        return MemoryPlan(**(values | {"tokens": tuple(map(tuple, values["tokens"]))}))
+    except (KeyError, TypeError):
+        raise UnusableInput(f"{file} is not the plan of a run.", hint="Begin anew with --overwrite.") from None
 
 
 def _keep_plan(folder: Path, plan: MemoryPlan) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.files import to_json
 from ingraft.training import TrainingConfig, checkpoints, fit, stages, train
-from ingraft.training.checkpoints import last_checkpoint, run_folder
+from ingraft.training.checkpoints import _compared, last_checkpoint, open_run, run_folder
 from ingraft.training.config import CheckpointSettings, LoraSettings
 from ingraft.training.facts import Restored, Resumed, Step
 from ingraft.training.run_data import read_run_data
@@ -239,6 +240,19 @@ def test_another_run_is_not_resumed(config: TrainingConfig, tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text(rows)
     with pytest.raises(UnusableInput, match=r"another state of the data .*rows.jsonl"):
         train(dataclasses.replace(config, resume=True))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"config": []}', '{"config": {}, "files": 3}'])
+def test_a_record_that_is_none_is_not_resumed(content: str, tmp_path: Path) -> None:
+    (tmp_path / "out-checkpoints").mkdir()
+    (tmp_path / "out-checkpoints" / "run.json").write_text(content)
+    config = TrainingConfig("a", "b", tmp_path / "out", resume=True)
+    if "files" in content:
+        content = json.dumps({**json.loads(content), "config": json.loads(to_json(_compared(config)))})
+        (tmp_path / "out-checkpoints" / "run.json").write_text(content)
+
+    with pytest.raises(UnusableInput, match=r"run\.json is not the record of a run"):
+        open_run(config, files={}, fingerprint="")
 
 
 def test_short_runs_write_none(config: TrainingConfig) -> None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from helpers.models import TARGETS, config_of, lora_config, quiet, tokenizer
 from ingraft.cli import show_training
+from ingraft.errors import UnusableInput
 from ingraft.training import TrainingConfig, memory_facts, stages, train
 from ingraft.training.config import CheckpointSettings, command_line
 from ingraft.training.memory import Asked, Device, Footprint, MemoryPlan, ModelShape, TextLengths, choose
 from ingraft.training.memory_facts import model_shape, this_device
-from ingraft.training.memory_plan import kept_plan
+from ingraft.training.memory_plan import MEMORY_FILE, kept_plan
 from ingraft.training.processes import Processes
 
 GB = 10**9
@@ -251,6 +252,14 @@ def test_a_resumed_run_computes_as_it_began(
     assert way(kept) == (False, True, 1)
     tight(monkeypatch, 64 * GB)
     assert train(dataclasses.replace(config, resume=True)).memory == kept
+
+
+@pytest.mark.parametrize("content", ["{}", '{"tokens": 3}', '{"tokens": [3]}', '{"tokens": [], "x": 1}'])
+def test_a_plan_that_is_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / MEMORY_FILE).write_text(content)
+
+    with pytest.raises(UnusableInput, match="is not the plan of a run"):
+        kept_plan(tmp_path)
 
 
 def test_what_a_gpu_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
