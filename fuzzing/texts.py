@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ with atheris.instrument_imports(include=["ingraft"]):
     from ingraft.diff.small_files import compare_files
     from ingraft.embedding.texts import open_texts, read_window, windows
     from ingraft.errors import IngraftError
+    from ingraft.exporters.source import open_layout
     from ingraft.front_matter import split_card, split_front
     from ingraft.inspection import inspect
     from ingraft.integrity import verify_hashes, verify_manifest
@@ -104,11 +105,10 @@ def as_yaml(value: Any, pick: Pick) -> bytes:
 
 
 def as_card(value: Any, pick: Pick) -> bytes:
-    front = as_yaml(value, pick)
-    body = (b"# Mine\n", BEGIN.encode(), f"{CARD_LINE}\n- load_in_4bit: {'(' * pick(300)}\n".encode(), b"---\n")[
-        pick(4)
-    ]
-    return (b"", b"\xef\xbb\xbf", b"\n")[pick(3) if pick(4) == 0 else 0] + b"---\n" + front + b"---\n" + body
+    begin = (b"", b"\xef\xbb\xbf", b"\n", b" ")[pick(4) if pick(4) == 0 else 0]
+    quantised = f"{CARD_LINE}\n- load_in_4bit: {YAML[pick(len(YAML))]}{'(' * pick(999)}\n"
+    body = ("# Mine\n", BEGIN, quantised, "---\n")[pick(4)]
+    return begin + b"---\n" + as_yaml(value, pick) + b"---\n" + body.encode("utf-8", "replace")
 
 
 TYPES = (
@@ -140,13 +140,18 @@ def as_parquet(_: Any, pick: Pick) -> bytes:
             with contextlib.suppress(pyarrow.ArrowException):
                 column = pyarrow.array([pick(2**62) for _ in range(count)], pyarrow.int64()).cast(kind)
         columns.append(column)
-    made = pyarrow.BufferOutputStream()
     try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), made)
+        content = parquet(names, columns)
     except pyarrow.ArrowException:
         return b"PAR1"
-    content: bytes = made.getvalue().to_pybytes()
     return content if pick(4) else spoiled_bytes(content, pick)
+
+
+def parquet(names: Sequence[str], columns: Sequence[Any]) -> bytes:
+    made = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names), made)
+    content: bytes = made.getvalue().to_pybytes()
+    return content
 
 
 def sound_json(*files: Path, root: Path) -> dict[str, Any]:
@@ -185,13 +190,12 @@ def model(root: Path) -> tuple[Path, Path]:
     (adapter / "2_Dense").mkdir()
     dense = {"in_features": 8, "out_features": 4, "bias": True, "activation_function": "torch.nn.Tanh"}
     (adapter / "2_Dense" / "config.json").write_text(json.dumps(dense))
-    (adapter / "ingraft_training.json").write_text('{"base": {"name": "a", "fingerprint": "b"}}')
+    (adapter / "ingraft_training.json").write_text('{"base": {"name": "a"}}')
     return base, adapter
 
 
 def modules(root: Path) -> Reader:
     base, adapter = model(root)
-    (adapter / "ingraft_training.json").unlink()
     small = [path for folder in (base, adapter) for path in sorted(folder.rglob("*.json"))]
     files = sound_json(*(path for path in small if path.name != "adapter_config.json"), root=root)
     files["routed/modules.json"] = (json_bytes(ROUTER), any_of(as_json, ROUTER))
@@ -201,6 +205,7 @@ def modules(root: Path) -> Reader:
         for name in (spoiled_name.partition("/")[0], "adapter"):
             asked(lambda place: transformer_task(read_layout(place)), folder / name)
             asked(inspect, folder / name)
+            asked(open_layout, folder / name)
             asked(lambda place: json.dumps(examine(place).to_dict()), folder / name)
         for layout in FILE_LAYOUTS:
             plan = plan_merge(folder / "adapter", folder / "base", layout=layout)
@@ -251,7 +256,6 @@ OWN = {
 
 def card(root: Path) -> Reader:
     base, adapter = model(root)
-    (adapter / "ingraft_training.json").unlink()
     plan = plan_merge(adapter, base)
 
     def read(folder: Path, _: str) -> None:
@@ -296,7 +300,10 @@ def data(root: Path) -> Reader:
         "x.jsonl": (as_lines(ROWS, lambda count: 0), any_of(as_lines, ROWS)),
         "y.jsonl": (as_lines(TEXTS, lambda count: 0), any_of(as_lines, TEXTS)),
         "x.json": (json_bytes(ROWS), any_of(as_json, ROWS)),
-        "x.parquet": (as_parquet(None, lambda count: 0), as_parquet),
+        "x.parquet": (
+            parquet([*flat[0]], [pyarrow.array([row[name] for row in flat]) for name in flat[0]]),
+            as_parquet,
+        ),
         "beir/corpus.jsonl": (as_lines(CORPUS, lambda count: 0), any_of(as_lines, CORPUS)),
         "beir/queries.jsonl": (as_lines(QUERIES, lambda count: 0), any_of(as_lines, QUERIES)),
         "beir/qrels/test.tsv": (b"query-id\tcorpus-id\tscore\nq0\td1\t1\nq1\td2\t0\n", any_of(as_csv, QRELS)),
@@ -305,7 +312,7 @@ def data(root: Path) -> Reader:
     def read(folder: Path, name: str) -> None:
         for reader in (rows, texts, tasks):
             asked(reader, folder / name)
-        read_training_data(folder / name)
+        (tasks if "beir" in name else read_training_data)(folder / name)
 
     def rows(path: Path) -> None:
         found = read_training_data(path, skip_bad_rows=True)
@@ -331,7 +338,6 @@ def data(root: Path) -> Reader:
 
 def manifest(root: Path) -> Reader:
     base, adapter = model(root)
-    (adapter / "ingraft_training.json").unlink()
     shutil.rmtree(adapter / "2_Dense")
     plan = merge(adapter, root / "merged", base=base).plan
     private, public = write_keys(root / "keys")
