@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from ingraft.adapter.adapter import CONFIG_FILE, Adapter
 from ingraft.errors import UnusableInput
 
-SECONDS = 5.0  # of processor time, for all patterns and names together; those that people write take milliseconds
+SECONDS = 10.0  # for all patterns and names together; those that people write take milliseconds
 
 # Characters that stand for themselves, or for any other one: no choice, so nothing that could be tried again.
 _PLAIN = re.compile(r"(?:[\w.^$-]|\\\.)*")
@@ -25,26 +24,31 @@ def check_patterns(adapter: Adapter, names: Iterable[str]) -> None:
     if not rules:
         return
     # Nothing interrupts a match in this process.
-    job = json.dumps({"rules": rules, "names": sorted(set(names)), "seconds": SECONDS})
-    trial = subprocess.run([sys.executable, "-I", "-S", "-c", _TRIAL], input=job, capture_output=True, text=True)
-    begun = trial.stdout.splitlines()
-    pattern = json.loads(begun[-1]) if begun else ""
+    job = json.dumps({"rules": rules, "names": sorted(set(names))}).encode()
+    command = [sys.executable, "-I", "-S", "-c", _TRIAL]
     file = adapter.folder / CONFIG_FILE
-    if trial.returncode == -signal.SIGVTALRM:
+    try:
+        trial = subprocess.run(command, input=job, capture_output=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as stopped:
         raise UnusableInput(
-            f"{file}: matching the pattern {pattern!r:.80} with the adapter's modules takes too long.",
+            f"{file}: matching the pattern {_last(stopped.stdout)!r:.80} with the adapter's modules takes too long.",
             hint="Write the names of the modules in its place.",
-        )
+        ) from None
     if trial.returncode:
-        reason = (trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
-        raise UnusableInput(f"{file}: {pattern!r:.80} is no regular expression: {reason:.200}.")
+        reason = (trial.stderr.decode().strip().splitlines() or [f"exit code {trial.returncode}"])[-1]
+        raise UnusableInput(f"{file}: {_last(trial.stdout)!r:.80} is no regular expression: {reason:.200}.")
 
 
-# A process of its own, which prints each pattern before it tries it, and whose timer ends it.
+def _last(printed: bytes | None) -> str:
+    """The pattern that the trial began with last."""
+    begun = (printed or b"").splitlines()
+    return str(json.loads(begun[-1])) if begun else ""
+
+
+# A process of its own, which prints each pattern before it tries it, and can be ended while it does.
 _TRIAL = """
-import json, re, signal, sys
+import json, re, sys
 job = json.load(sys.stdin)
-signal.setitimer(signal.ITIMER_VIRTUAL, job["seconds"])
 for pattern, form, how in job["rules"]:
     print(json.dumps(pattern), flush=True)
     try:

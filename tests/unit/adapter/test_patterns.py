@@ -38,7 +38,7 @@ def adapter_with(tmp_path: Path, **config: Any) -> Path:
     ids=lambda config: f"{config.get('peft_type', '')} {list(config)[-1]}".strip(),
 )
 def test_endless_patterns(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
     adapter = adapter_with(tmp_path, **config)
     begun = time.monotonic()
 
@@ -49,7 +49,7 @@ def test_endless_patterns(config: dict[str, Any], tmp_path: Path, monkeypatch: p
 
 
 def test_merge_and_inspect_ask_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
     adapter = adapter_with(tmp_path, alpha_pattern={ENDLESS: 4})
 
     with pytest.raises(UnusableInput, match="takes too long"):
@@ -60,7 +60,7 @@ def test_merge_and_inspect_ask_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_modules_that_the_adapter_lacks_are_tried_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pattern is quick on layer 0, which is adapted, and endless on layer 1, which is looked up beside it."""
-    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    monkeypatch.setattr(patterns, "SECONDS", 2.0)
     tensors = lora_tensors([QUERY], bert_shapes(), rank=4)
     rule = rf"encoder\.layer\.(0.*query|1[.]{ENDLESS})"
     folder = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base"), tensors=tensors, target_modules=rule)
