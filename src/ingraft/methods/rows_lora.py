@@ -15,7 +15,7 @@ Config = Mapping[str, Any]
 _EMBEDDING_FORMULAS = {
     "lora:lora": "lora:lora_embedding",
     "block_diagonal:block_diagonal": "lora:lora_embedding",
-    "dora:dora": "dora:dora_embedding",
+    "dora:dora": "dora_embedding:dora_embedding",
     "pissa:pissa": "lora:lora_embedding",
     "pissa:olora": "lora:lora_embedding",
     "pissa:kasa": "lora:lora_embedding",

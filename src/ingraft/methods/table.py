@@ -44,7 +44,7 @@ def method_for(config: Mapping[str, Any]) -> Method:
 
 
 # Files whose formulas are operators alone: they take arrays of numpy as well as tensors, and need no torch.
-_WITHOUT_TORCH = ("lora", "adalora", "ia3", "beft")
+_WITHOUT_TORCH = ("lora", "dora", "adalora", "ia3", "beft")
 
 
 def takes_arrays(reference: str) -> bool:

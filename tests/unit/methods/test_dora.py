@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ingraft.methods.dora import dora, dora_embedding
+from ingraft.methods.dora import dora
+from ingraft.methods.dora_embedding import dora_embedding
 
 
 class Rows:
