@@ -83,6 +83,8 @@ def test_fix_makes_it_ready_and_changes_nothing(layout: str, servers: list[str],
     assert (run.code, run.err) == (0, "")
     assert set(verdicts(run.out).values()) == {"ready"}
     assert "modules.json" in json.loads(run.out)["rewritten"]
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert [name for name in json.loads(run.out) if f"`{name}`" not in page] == []
     assert snapshot(kept()) == before
     assert stored_tensors(tmp_path / "fixed") == stored_tensors(kept())
     with quiet():
