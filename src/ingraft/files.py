@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -70,13 +71,20 @@ def to_json(value: Any) -> str:
 
 
 def inside(folder: Path, name: str, *, named_by: Path) -> Path:
-    """`folder / name` for a relative `name` out of a file; UnusableInput when it leaves `folder`.
+    """`folder / name` for a relative `name` out of a file; UnusableInput when it leaves `folder` or no file can have it.
 
     Symbolic links are not followed for this: the Hub's cache consists of them.
     """
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
-        raise UnusableInput(f"{named_by} names {name!r}, which lies outside {folder}.")
+        raise UnusableInput(f"{named_by} names {name!r:.200}, which lies outside {folder}.")
+    try:
+        (folder / parts).lstat()
+    except ValueError:  # NUL, or half a surrogate pair
+        raise UnusableInput(f"{named_by} names {name!r:.200}, which no file can be called.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UnusableInput(f"{named_by} names {name!r:.200}, which is too long for a file.") from None
     return folder / parts
 
 

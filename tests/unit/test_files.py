@@ -89,6 +89,18 @@ def test_outside(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "why"),
+    [("x" * 300, "too long"), ("a/" * 5000, "too long"), ("a\0b", "no file can be called"), ("\ud800", "no file can")],
+    ids=["long", "deep", "nul", "half a character"],
+)
+def test_what_no_file_can_be_called(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match=rf"x\.json names .* {why}") as refused:
+        inside(tmp_path, name, named_by=tmp_path / "x.json")
+
+    assert len(refused.value.message) < 1000
+
+
+@pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (90_900_000, "90.9 MB"), (999_600, "1 MB"), (1.5e12, "1.5 TB")],
 )
