@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-training interop readme docs clean
+.PHONY: help install demo test check fuzz bench bench-training interop readme docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -33,6 +33,17 @@ check: $(STAMP)  ## lint, format, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+SECONDS := 600
+FUZZED  := checkpoints/header checkpoints/index checkpoints/pickle checkpoints/adapter-config \
+           texts/modules texts/yaml texts/card texts/data texts/manifest
+
+fuzz: $(STAMP)  ## fuzz every reader of files, SECONDS=600 each (an hour and a half); stops at the first finding
+	$(PIP) install -q 'atheris>=3'
+	@set -e; for reader in $(FUZZED); do \
+		test -e fuzzing/$${reader%/*}.py || continue; echo "== $$reader"; \
+		$(BIN)/python fuzzing/$${reader%/*}.py $${reader#*/} --seconds $(SECONDS) --corpus .fuzzing/$$reader; \
+	done
 
 bench: $(STAMP)  ## time and memory of a 1.2 GB merge against PEFT and cp
 	$(BIN)/python benchmarks/merge.py

@@ -71,7 +71,7 @@ def to_json(value: Any) -> str:
 
 
 def inside(folder: Path, name: str, *, named_by: Path) -> Path:
-    """`folder / name` for a relative `name` out of a file; UnusableInput when it leaves `folder` or no file can have it.
+    """`folder / name` for a relative `name` out of a file; UnusableInput when it leaves `folder` or cannot be.
 
     Symbolic links are not followed for this: the Hub's cache consists of them.
     """
