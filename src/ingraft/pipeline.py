@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
 from ingraft.steps import MergePlan
+from ingraft.unchanged import unchanged
 from ingraft.verification.provable import check_provable
 from ingraft.verification.report import Check, VerificationReport
 
@@ -123,12 +125,16 @@ def run_plan(
         FileHashes() as hashes,
         published(output, overwrite=overwrite) as folder,
         weights_of_base(plan, workers, shown),
+        unchanged([*plan.base.weights, *plan.adapter.weights, *(carried.source for carried in plan.carried)]),
         flushing({folder / shard.file: shard.nbytes for shard in plan.shards}) as flush,
     ):
         if verify:
-            hashes.start(plan.base.weights)
-            for shard in plan.shards:
-                hashes.follow(folder / shard.file, shard.nbytes)
+            # File by file, as they are merged: what one stage has read is still in memory for the next.
+            for weights, shard in zip_longest(plan.base.weights, plan.shards):
+                if weights is not None:
+                    hashes.start([weights])
+                if shard is not None:
+                    hashes.follow(folder / shard.file, shard.nbytes)
 
         def written(path: Path, position: int, count: int) -> None:
             hashes.written(path, position, count)

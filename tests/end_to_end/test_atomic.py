@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import struct
 import subprocess
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from helpers.files import snapshot, write_json
 from helpers.handmade import (
@@ -408,29 +408,29 @@ def test_memory_of_the_route_through_peft_is_what_the_plan_says(
     assert not (tmp_path / "other").exists()
 
 
-def test_adapter_that_is_changed_during_the_merge_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", ["adapter/adapter_model.safetensors", "base/model.safetensors", "base/config.json"])
+def test_input_that_is_changed_during_the_merge_is_not_published(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proof reads the adapter again: a result of two different adapters does not pass."""
-    import ingraft.execute
+    """Proof and hashes read it again: they would be of something else."""
+    import ingraft.pipeline
 
     base = write_large(tmp_path / "in" / "base", 1, 256)
     adapter = write_lora(tmp_path / "in" / "adapter", base, 1, 256)
-    real = ingraft.execute.execute
+    real = ingraft.pipeline.execute
 
     def execute(*arguments: Any, **options: Any) -> Any:
-        figures = real(*arguments, **options)
-        tensors = {
-            "base_model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.randn(8, 256),
-            "base_model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.randn(256, 8),
-        }
-        save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
-        return figures
+        done = real(*arguments, **options)
+        with (tmp_path / "in" / changed).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b" ")
+        return done
 
     monkeypatch.setattr(ingraft.pipeline, "execute", execute)
 
     run = cli("merge", adapter, tmp_path / "out")
 
     assert run.code == 1
+    assert f"{changed} was changed while it was merged" in run.err
     assert not (tmp_path / "out").exists()
     assert working_directories(tmp_path) == []

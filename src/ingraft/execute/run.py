@@ -50,20 +50,15 @@ def execute(
     """
     edits: list[Future[Measured]] = []
     copies: list[Future[int]] = []
-    merged: Memory | None = None
+    edit: Callable[[OutputShard], Iterator[Future[Measured]]] | None = None
     with open_files() as files, _pool(workers or default_workers()) as pool, ExitStack() as arithmetic:
         writing = Writing(folder, files, pool, written or _nobody)
         _write_small_files(plan, folder)
         _begin_shards(plan, writing)
         for shard in plan.shards:
             copying = list(copy_jobs(shard, writing))
-            if merged is None:  # while the first file's copies are made
-                _import_libraries(plan)
-                arithmetic.enter_context(one_thread_each())
-                merged = _merged_by_peft(plan)
-            from ingraft.execute.edits import edit_jobs
-
-            editing = list(edit_jobs(shard, writing, merged))
+            edit = edit or arithmetic.enter_context(_editing(plan, writing))  # while the first copies are made
+            editing = list(edit(shard))
             _finish([*copying, *editing])
             copies += copying
             edits += editing
@@ -72,11 +67,17 @@ def execute(
     return Execution(step_figures(plan, (job.result() for job in edits)), sum(job.result() for job in copies))
 
 
-def _import_libraries(plan: MergePlan) -> None:
+@contextmanager
+def _editing(plan: MergePlan, writing: Writing) -> Iterator[Callable[[OutputShard], Iterator[Future[Measured]]]]:
+    """What makes the jobs that edit a file. Imports what their arithmetic is done with, which takes a while."""
     if needs_torch(plan):
         with importing_torch():
             import torch  # noqa: F401
-    import ingraft.execute.edits  # noqa: F401
+    from ingraft.execute.edits import edit_jobs
+
+    with one_thread_each():
+        merged = _merged_by_peft(plan)
+        yield lambda shard: edit_jobs(shard, writing, merged)
 
 
 def _merged_by_peft(plan: MergePlan) -> Memory:
