@@ -87,7 +87,7 @@ def _resumed(folder: Path, identity: Mapping[str, Any]) -> Run:
     for part, name in (("config", "the setting"), ("files", "the data")):
         before, after = stopped.get(part), now[part]
         if not isinstance(before, dict):
-            raise UnusableInput(f"{folder / RUN_FILE} is not the record of a run.", hint="Begin anew with --overwrite.")
+            raise UnusableInput(f"{folder / RUN_FILE} says nothing of {name}.", hint="Begin anew with --overwrite.")
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):
                 said = f": {before.get(key)} then, {after.get(key)} now" if part == "config" else ""

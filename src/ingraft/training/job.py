@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ingraft.training.facts import Chosen, Observer
 from ingraft.training.model import base_directory
 from ingraft.training.model_types import choose_model_type
 from ingraft.training.processes import Processes, rows_for_each
+from ingraft.training.record import data_hashes
 from ingraft.training.run_data import RunData, read_run_data, training_rows
 from ingraft.training.save import ADAPTER_CONFIG
 from ingraft.training.sources import check_source
@@ -30,6 +32,7 @@ class Job:
     """A run that can begin. Of `config` nothing is left to choose but how it fits into memory.
 
     root, base_name  the base's directory, and the name that the adapter keeps of it
+    files            name → hash of the data that are on this disk, before they were read
     chosen           what was taken for settings that were left to choose
     """
 
@@ -38,6 +41,7 @@ class Job:
     root: Path
     base_name: str
     model_type: str
+    files: Mapping[str, str]
     data: RunData
     chosen: Chosen | None
 
@@ -55,12 +59,13 @@ def open_job(config: TrainingConfig, task: Task | None, processes: Processes, te
     root, base_name = base_directory(config)
     _check_outputs(config, root)
     model_type = choose_model_type(config, root)
+    files = data_hashes(config)
     data = read_run_data(config, task, model_type=model_type)
     for facts in data.facts:
         tell(facts)
     config, chosen = _decided(config, root, sum(len(dataset.rows) for dataset in data.datasets))
     check_parts(data.datasets, rows, processes.count)
-    return Job(config, processes, root, base_name, model_type, data, chosen)
+    return Job(config, processes, root, base_name, model_type, files, data, chosen)
 
 
 def settled(config: TrainingConfig) -> TrainingConfig:

@@ -58,7 +58,7 @@ def cached_form(name: str, kind: Kind, model_type: str) -> str | None:
     return cached if cached in LOSSES[model_type].get(kind, ()) else None
 
 
-def check_loss_rows(name: str, columns: Mapping[str, Any], *, model_type: str = "SentenceTransformer") -> None:
+def check_loss_rows(name: str, columns: Mapping[str, Any]) -> None:
     """UnusableInput when the loss needs other columns, or other scores, than there are."""
     negatives = [role for role in columns if role.startswith("negative")]
     if name.endswith("TripletLoss") and "anchor" in columns and len(negatives) != 1:
@@ -88,7 +88,7 @@ def make_loss(
     library = importlib.import_module(f"sentence_transformers.{_PACKAGES[model_type]}.losses")
     kind = getattr(library, name)
     accepted = [parameter for parameter in inspect.signature(kind).parameters if parameter != "model"]
-    outer = dict(_SPLADE) if _is_splade(model) else {}
+    outer = dict(_SPLADE) if is_splade(model) else {}
     known = [*accepted, *outer]
     for argument in arguments:
         if argument not in known:
@@ -112,7 +112,8 @@ def make_loss(
     return loss
 
 
-def _is_splade(model: Any) -> bool:
+def is_splade(model: Any) -> bool:
+    """Does `model` embed a text as the words that a masked language model would fill in?"""
     return any(type(module).__name__ == "SpladePooling" for module in model)
 
 

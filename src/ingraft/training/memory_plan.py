@@ -53,7 +53,10 @@ def kept_plan(folder: Path) -> MemoryPlan | None:
     try:
         return MemoryPlan(**(values | {"tokens": tuple(map(tuple, values["tokens"]))}))
     except (KeyError, TypeError):
-        raise UnusableInput(f"{file} is not the plan of a run.", hint="Begin anew with --overwrite.") from None
+        raise UnusableInput(
+            f"{file} is not the memory plan of a run, or that of another version of ingraft.",
+            hint="Begin anew with --overwrite.",
+        ) from None
 
 
 def _keep_plan(folder: Path, plan: MemoryPlan) -> None:

@@ -15,6 +15,7 @@ from ingraft.training.config import PromptSettings, TrainingConfig
 from ingraft.training.data import TrainingData
 from ingraft.training.facts import AdapterFacts, ModelFacts
 from ingraft.training.heads import fresh_heads
+from ingraft.training.losses import is_splade
 from ingraft.training.methods import TrainedMethod
 from ingraft.training.quantised import elements
 from ingraft.training.targets import Targets, check_modules, choose_targets
@@ -80,9 +81,8 @@ def load_base(
 
 
 def _check_splade(model: SentenceTransformer, name: str, root: Path) -> None:
-    """A SPLADE model says which words its base would fill in: without the head for that there is nothing to adapt."""
-    is_splade = any(type(module).__name__ == "SpladePooling" for module in model)
-    if not is_splade or fresh_heads(transformer_of(model), read_layout(root).transformer_folder):
+    """Without the head that fills in words there is nothing to adapt."""
+    if not is_splade(model) or fresh_heads(transformer_of(model), read_layout(root).transformer_folder):
         raise UnusableInput(
             f"{name} was saved without the head of a masked language model, which a SparseEncoder needs.",
             hint="Take a base that was saved with it, such as naver/splade-v3 or a BertForMaskedLM.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,9 +25,18 @@ SCHEMA = 1
 
 
 def write_record(
-    folder: Path, config: TrainingConfig, result: TrainingResult, *, quantised: Quantised | None, best: Best | None
+    folder: Path,
+    config: TrainingConfig,
+    result: TrainingResult,
+    *,
+    files: Mapping[str, str],
+    quantised: Quantised | None,
+    best: Best | None,
 ) -> None:
-    """Write the resolved settings, which `ingraft train` takes again, and the record of the run into `folder`."""
+    """Write the resolved settings, which `ingraft train` takes again, and the record of the run into `folder`.
+
+    files  hashes of what was trained and measured on
+    """
     (folder / CONFIG_FILE).write_text(to_yaml(replace(config, resume=False)), encoding="utf-8")
     record = {
         "schema": SCHEMA,
@@ -34,7 +44,7 @@ def write_record(
         "versions": versions(),
         "git": git_revision(Path.cwd()),
         "seed": config.seed,
-        "files": data_hashes(config),
+        "files": files,
         "data": (result.data, *result.more_data),
         "base": result.model,
         "quantised": quantised,
@@ -55,7 +65,7 @@ def write_record(
 def data_hashes(config: TrainingConfig) -> dict[str, str]:
     """Name → hash of all local data that a run trains and measures on."""
     paths = {name: expanded(name) for name in config.data_names}
-    return {name: sha256(path) for name, path in paths.items() if path.exists()}
+    return {name: _sha256(path) for name, path in paths.items() if path.exists()}
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
@@ -71,7 +81,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def sha256(path: Path) -> str:
+def _sha256(path: Path) -> str:
     """The hash of a file in hexadecimal, or of a directory's files with their relative names."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

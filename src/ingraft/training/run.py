@@ -62,7 +62,7 @@ def train(config: TrainingConfig, *, task: Task | None = None, observe: Observer
             seconds=journal.seconds,
         )
         if processes.writes:
-            write_record(folder, config, result, quantised=base.quantised, best=fitted.best)
+            write_record(folder, config, result, files=job.files, quantised=base.quantised, best=fitted.best)
     if base.run and processes.writes:
         shutil.rmtree(base.run.folder, ignore_errors=True)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,9 @@ def read_run_data(
     config: TrainingConfig, task: Task | None = None, *, model_type: str = "SentenceTransformer"
 ) -> RunData:
     """Read all data of `config`; `task` is measured in place of test or held-out rows. Raises UnusableInput."""
-    data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
-    cached = isinstance(config.mini_batch_size, int)
-    loss = loss_name(data.kind, config.loss, cached=cached, model_type=model_type)
-    check_loss_rows(loss, data.columns)
+    first = _first(config)
+    data = _read(config, first)
+    loss = _loss(config, first, data, model_type)
     check_minable(data, config.mining)
     parts, rows, found, measured_on = _apart(config, data)
     rows, choice, to_choose_by = _set_aside(config, rows)
@@ -61,7 +60,7 @@ def read_run_data(
     facts = replace(
         _facts(data, parts, loss, config, measured_on, near), training_rows=len(rows), validation_rows=to_choose_by
     )
-    main = Dataset("data", rows, loss, config.loss_arguments)
+    main = Dataset("data", rows, loss, first.loss_arguments)
     numbered = enumerate(config.more_data, start=2)
     further = [_further(config, settings, number, model_type) for number, settings in numbered]
     return RunData(
@@ -75,55 +74,60 @@ def read_run_data(
 
 def training_rows(config: TrainingConfig) -> int:
     """Rows that `config` trains on. Raises UnusableInput."""
-    data = _read(config, config.data, config.columns, config.subset, config.split, config.max_pairs)
-    more = [_read(config, one.data, one.columns, one.subset, one.split, one.max_pairs) for one in config.more_data]
-    return len(_apart(config, data)[1]) + sum(map(len, more))
+    more = [_read(config, settings) for settings in config.more_data]
+    return len(_apart(config, _read(config, _first(config)))[1]) + sum(map(len, more))
 
 
-def _read(
-    config: TrainingConfig,
-    data: str,
-    columns: Mapping[str, str],
-    subset: str | None,
-    split_name: str,
-    max_pairs: int | None,
-) -> TrainingData:
+def _first(config: TrainingConfig) -> DatasetSettings:
+    """The settings of the first data set, which a config has at its top."""
+    return DatasetSettings(**{entry.name: getattr(config, entry.name) for entry in fields(DatasetSettings)})
+
+
+def _read(config: TrainingConfig, settings: DatasetSettings) -> TrainingData:
     return read_training_data(
-        data,
-        columns=columns,
-        subset=subset,
-        split=split_name,
-        max_pairs=max_pairs,
+        settings.data,
+        columns=settings.columns,
+        subset=settings.subset,
+        split=settings.split,
+        max_pairs=settings.max_pairs,
         seed=config.seed,
         skip_bad_rows=config.skip_bad_rows,
     )
+
+
+def _loss(config: TrainingConfig, settings: DatasetSettings, data: TrainingData, model_type: str) -> str:
+    cached = isinstance(config.mini_batch_size, int)
+    loss = loss_name(data.kind, settings.loss, cached=cached, model_type=model_type)
+    check_loss_rows(loss, data.columns)
+    return loss
 
 
 def _further(
     config: TrainingConfig, settings: DatasetSettings, number: int, model_type: str
 ) -> tuple[Dataset, DataFacts]:
     """A further data set is trained on whole."""
-    data = _read(config, settings.data, settings.columns, settings.subset, settings.split, settings.max_pairs)
-    cached = isinstance(config.mini_batch_size, int)
-    loss = loss_name(data.kind, settings.loss, cached=cached, model_type=model_type)
-    check_loss_rows(loss, data.columns)
-    everything = Split(tuple(range(len(data))), ())
-    facts = _facts(data, everything, loss, config, "", ())
+    data = _read(config, settings)
+    loss = _loss(config, settings, data, model_type)
+    facts = _facts(data, _whole(data), loss, config, "", ())
     return Dataset(f"data{number}", data, loss, settings.loss_arguments), facts
+
+
+def _whole(data: TrainingData) -> Split:
+    return Split(tuple(range(len(data))), ())
 
 
 def _apart(config: TrainingConfig, data: TrainingData) -> tuple[Split, TrainingData, TrainingData | None, str]:
     """The split, the rows to train on, those to measure on, and where the latter are from unless held out."""
     beir = _measured_split(config)
     if beir is not None:
-        return Split(tuple(range(len(data))), ()), data, None, f"the split {beir} of {Path(config.data).name}"
+        return _whole(data), data, None, f"the split {beir} of {Path(config.data).name}"
     if config.test is None:
         parts = split(data, share=config.holdout, seed=config.seed)
         return parts, data.take(parts.train), data.take(parts.held_out), ""
-    test = _read(config, config.test, config.columns, config.subset, "test", None)
+    test = _read(config, DatasetSettings(config.test, config.columns, config.subset, "test"))
     if test.kind != data.kind:
         raise UnusableInput(f"{config.test} holds {test.kind}, {config.data} holds {data.kind}; expected the same.")
-    return Split(tuple(range(len(data))), ()), data, test, f"{len(test):,} rows of {test.path.name}"
+    return _whole(data), data, test, f"{len(test):,} rows of {test.path.name}"
 
 
 def _set_aside(config: TrainingConfig, rows: TrainingData) -> tuple[TrainingData, Task | None, int]:
@@ -174,7 +178,7 @@ def _general(config: TrainingConfig, model_type: str) -> Task | None:
         return None
     if config.general == "auto":
         return general_task()
-    data = _read(config, config.general, {}, None, "test", None)
+    data = _read(config, DatasetSettings(config.general, split="test"))
     if data.kind != "scored pairs":
         raise UnusableInput(f"--general {config.general} holds {data.kind}; expected pairs of texts with a score.")
     return held_out_task(data, range(len(data)))

@@ -33,7 +33,6 @@ from ingraft.training.mining import mined
 from ingraft.training.model import add_adapter, load_base, model_facts, prompts_for, set_prompts, transformer_of
 from ingraft.training.quantised import check_quantisation, loading_arguments, prepare_quantised, say_in_card
 from ingraft.training.quiet import import_libraries
-from ingraft.training.record import data_hashes
 from ingraft.training.run_data import Dataset
 from ingraft.training.save import ADAPTER_WEIGHTS, forget_figures, keep_card_private, save_adapter
 from ingraft.training.tasks import Task
@@ -189,7 +188,7 @@ def _open_run(job: Job, fingerprint: str) -> Run | None:
         return None
     if not config.resume and not writes:
         return Run(run_folder(config.output))  # which the first process makes
-    return open_run(config, files=data_hashes(config), fingerprint=fingerprint)
+    return open_run(config, files=job.files, fingerprint=fingerprint)
 
 
 def _measure(which: str, model: SentenceTransformer, task: Task | None, journal: Journal) -> Metrics:

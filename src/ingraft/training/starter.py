@@ -25,7 +25,7 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Starter:
-    """`text` is the YAML; `data` and `task` say what was found in the file, `rows` how many of them can be used."""
+    """`text` is the YAML; `data` and `task` say what was found in the file."""
 
     text: str
     task: str

@@ -77,6 +77,16 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("text", ["{}", '{"config": []}'])
+def test_a_run_that_does_not_say_what_it_was_is_not_resumed(config: TrainingConfig, text: str) -> None:
+    config = dataclasses.replace(config, resume=True)
+    folder = run_folder(config.output)
+    folder.mkdir()
+    (folder / "run.json").write_text(text)
+    with pytest.raises(UnusableInput, match=r"run\.json says nothing of the setting"):
+        open_run(config, files={}, fingerprint="")
+
+
 def test_a_dense_module_is_resumed_too(config: TrainingConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, model=str(save_tiny_model(tmp_path / "dense-model", dense=True)))
     whole = train(dataclasses.replace(config, output=tmp_path / "whole"))
@@ -251,7 +261,7 @@ def test_a_record_that_is_none_is_not_resumed(content: str, tmp_path: Path) -> N
         content = json.dumps({**json.loads(content), "config": json.loads(to_json(_compared(config)))})
         (tmp_path / "out-checkpoints" / "run.json").write_text(content)
 
-    with pytest.raises(UnusableInput, match=r"run\.json is not the record of a run"):
+    with pytest.raises(UnusableInput, match=r"run\.json says nothing of the (setting|data)"):
         open_run(config, files={}, fingerprint="")
 
 

@@ -254,11 +254,10 @@ def test_a_resumed_run_computes_as_it_began(
     assert train(dataclasses.replace(config, resume=True)).memory == kept
 
 
-@pytest.mark.parametrize("content", ["{}", '{"tokens": 3}', '{"tokens": [3]}', '{"tokens": [], "x": 1}'])
-def test_a_plan_that_is_none(content: str, tmp_path: Path) -> None:
-    (tmp_path / MEMORY_FILE).write_text(content)
-
-    with pytest.raises(UnusableInput, match="is not the plan of a run"):
+@pytest.mark.parametrize("text", ["{}", '{"tokens": 1}', '{"tokens": [[3]], "of another version": 1}'])
+def test_a_kept_plan_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "memory.json").write_text(text)
+    with pytest.raises(UnusableInput, match=r"memory\.json is not the memory plan of a run.*--overwrite"):
         kept_plan(tmp_path)
 
 
