@@ -15,6 +15,7 @@ from ingraft.errors import UnusableInput
 from ingraft.files import human_bytes
 from ingraft.flush import fsync
 from ingraft.machine import available_memory, free_bytes, is_running
+from ingraft.output_files import MANIFEST
 
 try:
     import fcntl
@@ -23,7 +24,7 @@ except ImportError:  # Windows
 
 _MARK = ".ingraft-"
 # Of these each model, adapter or export has one at least.
-_MODEL_FILES = ("config.json", "modules.json", "adapter_config.json", "ingraft.json", "*.safetensors")
+_MODEL_FILES = ("config.json", "modules.json", "adapter_config.json", MANIFEST, "*.safetensors")
 
 
 def check_output(output: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
