@@ -237,4 +237,8 @@ def test_what_cannot_be_reported_is_refused_before_the_work(tmp_path) -> None:
     run = cli("merge", adapter(), tmp_path / "out", "--report", tmp_path)
     assert run.code == 2
     assert "is a directory" in run.err
+
+    run = cli("merge", adapter(), tmp_path / "out", "--report", tmp_path / "out" / "pages" / "report.html")
+    assert run.code == 2
+    assert f"report.html would lie in {tmp_path / 'out'}, where ingraft verify allows no file" in run.err
     assert list(tmp_path.iterdir()) == []

@@ -143,3 +143,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(folder: Path, tmp_pat
     assert run.code == 2
     assert f"{tmp_path} is a directory" in run.err
     assert not (folder / "none").exists()
+    run = cli(*arguments(folder, "none", "new/report.html"), "--merge", folder / "new")
+    assert run.code == 2
+    assert f"report.html would lie in {folder / 'new'}" in run.err
+    assert not (folder / "none").exists()

@@ -81,7 +81,7 @@ def merge(
     if not dry_run:
         check_output(output, overwrite=overwrite)
     if report is not None:
-        _check_report(report, no_verify)
+        _check_report(report, output, no_verify)
     if sign is not None:
         private_key(sign)
     plan = plan_merge(
@@ -124,10 +124,10 @@ def merge(
         show.json(show_merge.facts(result))
 
 
-def _check_report(report: Path, no_verify: bool) -> None:
+def _check_report(report: Path, output: Path, no_verify: bool) -> None:
     from ingraft.errors import UnusableInput
     from ingraft.report import check_report
 
     if no_verify:
         raise UnusableInput("--report shows the proof, which --no-verify leaves out.", hint="Leave out one of them.")
-    check_report(report)
+    check_report(report, merged=output)

@@ -70,7 +70,7 @@ def verify(
     if report is not None:
         from ingraft.report import check_report
 
-        check_report(report)
+        check_report(report, merged=Path(merged))
     plans: list[MergePlan] = []
     chosen = read_texts(texts) if texts else None
     with show.progress(format == "human") as progress:

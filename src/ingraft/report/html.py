@@ -19,8 +19,11 @@ from ingraft.report import words
 _LIBRARIES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 
 
-def check_report(path: Path) -> None:
-    """Raise UnusableInput when a report could not be written to `path`: to be asked before the long work, not after."""
+def check_report(path: Path, *, merged: Path | None = None) -> None:
+    """Raise UnusableInput when a report could not be written to `path`: to be asked before the long work, not after.
+
+    merged  the model that it is about, in which it must not lie
+    """
     missing = [name for module, name in _LIBRARIES.items() if find_spec(module) is None]
     if missing:
         raise UnusableInput(
@@ -28,6 +31,11 @@ def check_report(path: Path) -> None:
         )
     if path.is_dir():
         raise UnusableInput(f"{path} is a directory.", hint="Name a file for the report, such as report.html.")
+    if merged is not None and merged.resolve() in path.resolve().parents:
+        raise UnusableInput(
+            f"The report {path} would lie in {merged}, where ingraft verify allows no file but the model's own.",
+            hint=f"Name one beside it, such as {merged.with_name('report.html')}.",
+        )
 
 
 def fill(template: str, *, command: str = "", **values: Any) -> str:

@@ -28,7 +28,7 @@ def write_report(path: Path, report: VerificationReport, plan: MergePlan, *, mer
 
     Raises UnusableInput when `path` cannot be written, or the libraries of `ingraft[report]` are not installed.
     """
-    check_report(path)
+    check_report(path, merged=merged)
     write_page(path, render(report, plan, merged=merged))
 
 
