@@ -134,6 +134,7 @@ def test_refusals(tmp_path: Path) -> None:
         ("embed", base, file, output, "--prompt-name", "nothing"): "Its prompts are: document, query",
         ("embed", base, file, output, "--workers", "2"): "--workers is for --engine ray",
         ("embed", base, tmp_path / "nothing.csv", output): "does not exist",
+        ("embed", base, file, output, "--device", "gpu"): "Leave out --device gpu",
         ("embed", base, file, base / "v.parquet"): "lies in the model's directory",
         ("embed", base, file, tmp_path / "there.parquet" / "v.parquet"): "v.parquet cannot be written: Not a directory",
     }

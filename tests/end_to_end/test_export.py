@@ -190,6 +190,8 @@ def test_refusals() -> None:
         ("export", cross_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "pairs without scores",
         ("export", sparse_encoder(), output, "--quantize", "int8", "--data", pairs_file()): "cannot be measured here",
         ("export", base.parent / "nothing", output): "does not exist",
+        ("export", base, output, "--max-drop", "0.5"): "limits what quantising may cost; there is none",
+        ("export", base, output, "--opset", "7"): "greater than or equal to 18",
     }
     for arguments, words in refused.items():
         run = cli(*arguments)

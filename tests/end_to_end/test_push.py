@@ -163,7 +163,7 @@ def test_refused_before_anything_is_sent(hub: Hub, model: Path) -> None:
         run = cli("push", folder, "me/model")
         assert run.code == 2, words
         assert words in run.err
-    assert "expected NAME/REPOSITORY" in cli("push", model, "model").err
+    assert "expected NAME/REPOSITORY.\n  For example: me/merged\n" in cli("push", model, "model").err
 
 
 def test_repository_with_the_adapter_in_it_is_refused(hub: Hub, model: Path) -> None:

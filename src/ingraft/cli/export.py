@@ -30,7 +30,7 @@ def export(
         typer.Option("--pooled", help="A graph up to the embedding, for ONNX Runtime without Sentence Transformers."),
     ] = False,
     opset: Annotated[
-        int | None, typer.Option(min=1, help="ONNX operator set. Default: torch's.", show_default=False)
+        int | None, typer.Option(min=18, help="ONNX operator set. Default: torch's.", show_default=False)
     ] = None,
     dimensions: Annotated[
         int | None,
@@ -64,6 +64,7 @@ def export(
     --to static writes another model instead: what it loses is measured, and with --max-drop refused.
     """
     from ingraft.cli import show, show_export
+    from ingraft.errors import UnusableInput
     from ingraft.exporters.run import export as run
     from ingraft.exporters.static import export_static
     from ingraft.exporters.tasks import MAX_DROP
@@ -71,6 +72,10 @@ def export(
 
     graph_only = {"--quantize": quantize, "--opset": opset, "--pooled": pooled, "--no-weights": no_weights}
     _check_options(to, static_only={"--dimensions": dimensions}, graph_only=graph_only)
+    if max_drop is not None and to != "static" and quantize is None:
+        raise UnusableInput(
+            "--max-drop limits what quantising may cost; there is none.", hint="Add --quantize int8 --data FILE."
+        )
     chosen = read_texts(texts) if texts else None
     with show.progress(format == "human") as progress:
         if to == "static":

@@ -107,7 +107,8 @@ def load_embedder(
             ).eval()
     except Exception as error:  # whatever a model's class raises for its files
         reason = first_line(error)
-        raise UnusableInput(f"{layout.root} cannot be loaded: {reason}") from None
+        hint = f"Leave out --device {device}: torch then takes the fastest that it has." if device else ""
+        raise UnusableInput(f"{layout.root} cannot be loaded: {reason}", hint=hint) from None
     if backend != "torch":
         use_session(live, _session(layout, backend))
     return Embedder(live, _prompt(live, layout, prompt_name), batch_size)

@@ -54,7 +54,9 @@ def push(
     """
     contents = open_contents(Path(folder))
     if not looks_like_repo_id(repo_id) or "/" not in repo_id:
-        raise UnusableInput(f"{repo_id} is no repository of the Hub; expected NAME/REPOSITORY.")
+        raise UnusableInput(
+            f"{repo_id!r} is no repository of the Hub; expected NAME/REPOSITORY.", hint="For example: me/merged"
+        )
     branch = revision or "main"
     if dry_run:
         return PushResult(contents, repo_id, branch, "", 0)
