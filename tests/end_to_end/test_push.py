@@ -163,6 +163,7 @@ def test_refused_before_anything_is_sent(hub: Hub, model: Path) -> None:
         run = cli("push", folder, "me/model")
         assert run.code == 2, words
         assert words in run.err
+    assert "has an empty name" in cli("push", "", "me/model").err
     assert "expected NAME/REPOSITORY.\n  For example: me/merged\n" in cli("push", model, "model").err
 
 

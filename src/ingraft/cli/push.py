@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from ingraft.cli.format import Format
 
 def push(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A merged model, an export or an adapter.", show_default=False)
+        str, typer.Argument(metavar="DIR", help="A merged model, an export or an adapter.", show_default=False)
     ],
     repo_id: Annotated[
         str,

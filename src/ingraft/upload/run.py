@@ -52,6 +52,8 @@ def push(
     Raises UnusableInput when the directory is refused or the Hub does not take it: then nothing is committed, and what
     was sent need not be sent again. CheckFailed when a file arrived differently.
     """
+    if not str(folder):  # Path("") is the directory that one is in
+        raise UnusableInput("The directory to upload has an empty name.", hint="Is a variable of the shell not set?")
     contents = open_contents(Path(folder))
     if not looks_like_repo_id(repo_id) or "/" not in repo_id:
         raise UnusableInput(
