@@ -27,7 +27,7 @@ OPTIONS = {
 }
 # Other programs' options that stand in the text by themselves, not in a command.
 OTHERS = {
-    "--enable-lora", "--lora-modules", "--max-lora-rank", "--lora", "--model-id",
+    "--enable-lora", "--lora-modules", "--max-lora-rank", "--lora", "--model-id", "--again",
 }  # fmt: skip
 
 
