@@ -63,6 +63,27 @@ def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: ingraft" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["merge", "adapter"], "Missing argument 'OUTPUT'."),
+        (["merge", "a", "o", "--dtype", "fp16"], "'--dtype': 'fp16' is not one of 'auto', 'float32', 'bfloat16'"),
+        (["merge", "a", "o", "--workers", "0"], "'--workers': Input should be greater than or equal to 1."),
+        (["merge", "a", "o", "--bass", "x"], "No such option: --bass (Possible options: --base)."),
+    ],
+)
+def test_wrong_command_lines_are_one_line_and_the_next_command(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err.splitlines()[0]
+    assert err.splitlines()[1:] == ["  Run: ingraft merge --help"]
+
+
 def test_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["method"]) == 2
     assert "Did you mean 'methods'?" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # bitsandbytes, where it is installed, tells of its kernels as soon as peft imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        app(args=arguments, prog_name="ingraft")
+        code = app(args=arguments, prog_name="ingraft", standalone_mode=False)
     except IngraftError as error:
         _print_error(error, error.message, error.hint)
         return error.exit_code
@@ -102,11 +102,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(error, f"{where}{error.strerror}")
         return IngraftError.exit_code
-    except SystemExit as end:  # how typer ends every run, and how it hands on Ctrl-C
-        if end.code == _INTERRUPTED:
-            typer.echo("interrupted; nothing was published", err=True)
+    except SystemExit as end:  # how typer ends when nobody reads its output any more
         return end.code if isinstance(end.code, int) else 0
-    return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse_usage(error)
+    if code == _INTERRUPTED:  # how typer hands on Ctrl-C
+        typer.echo("interrupted; nothing was published", err=True)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse_usage(error: Any) -> int:
+    """Print what typer says of a wrong command line, as all errors are printed; returns its exit code."""
+    if type(error).__name__ != "NoArgsIsHelpError":  # that has printed the help
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        verb = error.ctx.command_path if getattr(error, "ctx", None) is not None else "ingraft"
+        _print_error(error, message if message[-1:] in ".?" else f"{message}.", f"Run: {verb} --help")
+    return int(error.exit_code)
 
 
 def _print_error(error: Exception, message: str, hint: str = "") -> None:
