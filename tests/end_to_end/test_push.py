@@ -208,6 +208,20 @@ def test_an_earlier_version_is_replaced(hub: Hub, model: Path) -> None:
     assert hub.files("me/model@main") == {**contents(model), **beside}
 
 
+def test_a_damaged_adapter_and_a_run_without_one_are_refused(hub: Hub) -> None:
+    from helpers.merging import cli
+
+    adapter, run = copy_of(_adapter()), trainer_checkpoint(_adapter()).parent
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+    for folder, words in ((adapter, "is cut off"), (run, "nothing to upload, checkpoint-7/ aside")):
+        refused = cli("push", folder, "me/adapter")
+        assert refused.code == 2
+        assert words in refused.err
+    assert not hub.commits
+
+
 def test_an_adapter_with_weights_beside_its_own_is_refused(hub: Hub) -> None:
     from helpers.merging import cli
 

@@ -16,6 +16,7 @@ from ingraft.files import parse_json
 
 _FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _DEFAULT_COLUMN = "text"
+_WANTED = "Name a Parquet, JSONL or CSV file with a column of texts."
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ class Rows:
 def open_texts(path: Path, *, column: str | None = None, ids: str | None = None) -> TextFile:
     """Look at the head of `path`. UnusableInput when it is no table of texts, or lacks a column that was asked for."""
     if not path.is_file():
-        found = "is a directory; expected a file" if path.is_dir() else "does not exist"
-        raise UnusableInput(f"{path} {found}.")
+        found = "is a directory; expected a file" if path.is_dir() else f"does not exist{_nearest_file(path)}"
+        raise UnusableInput(f"{path} {found}.", hint=_WANTED)
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UnusableInput(
-            f"{path} has the format {path.suffix or 'without a name'}; Parquet, JSONL and CSV can be read."
+            f"{path} has the format {path.suffix or 'without a name'}; Parquet, JSONL and CSV can be read.",
+            hint=_WANTED,
         )
     delimiter = ","
     if kind == "parquet":
@@ -77,14 +79,17 @@ def open_texts(path: Path, *, column: str | None = None, ids: str | None = None)
     else:
         first = next(iter(_json_rows(path, 0, 1)), None)
         if first is None:
-            raise UnusableInput(f"{path} holds no rows.")
+            raise UnusableInput(f"{path} holds no rows.", hint=_WANTED)
         columns = tuple(first)
         texts = [name for name, value in first.items() if isinstance(value, str)]
     chosen = _chosen(path, columns, texts, column)
     if twice := [name for name in (chosen, ids) if columns.count(name) > 1]:
         raise UnusableInput(f"{path} has more than one column called {twice[0]!r}.", hint="Rename one of them.")
     if ids is not None and ids not in columns:
-        raise UnusableInput(f"{path} has no column {ids}{nearest(ids, columns)}.")
+        raise UnusableInput(
+            f"{path} has no column {ids}{nearest(ids, columns)}.",
+            hint=f"Name one of these with --id-column, or leave it out for the rows' numbers: {', '.join(columns)}",
+        )
     return TextFile(path, kind, columns, chosen, ids, delimiter)
 
 
@@ -114,7 +119,7 @@ def windows(file: TextFile, size: int) -> list[Window]:
                 first, rows = first + rows, 0
         add(first, rows, begin)
     if not found:
-        raise UnusableInput(f"{file.path} holds no rows.")
+        raise UnusableInput(f"{file.path} holds no rows.", hint=_WANTED)
     return found
 
 
@@ -131,8 +136,11 @@ def read_window(file: TextFile, window: Window) -> Rows:
     ids = values[1] if file.ids else range(window.first, window.first + window.rows)
     for number, text in enumerate(values[0]):
         if not isinstance(text, str):
-            found = "no text" if text is None else f"a {type(text).__name__}, not text,"
-            raise UnusableInput(f"{file.path} has {found} in {file.column} of row {window.first + number}, from 0.")
+            found = "no text" if text is None else f"no text but {type(text).__name__}"
+            raise UnusableInput(
+                f"{file.path} has {found} in {file.column} of row {window.first + number}, from 0.",
+                hint="Mend that row, or name another column with --column.",
+            )
     if file.ids and (missing := next((n for n, value in enumerate(ids) if value is None), None)) is not None:
         raise UnusableInput(f"{file.path} has no {file.ids} in row {window.first + missing}, counted from 0.")
     return Rows(ids, values[0])
@@ -148,6 +156,11 @@ def _chosen(path: Path, columns: Sequence[str], texts: Sequence[str], column: st
     if len(texts) != 1:
         raise UnusableInput(f"{path} has no column called text; which one to embed?", hint=_listed(columns))
     return texts[0]
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.absolute().parent
+    return nearest(path.name, [other.name for other in folder.iterdir()]) if folder.is_dir() else ""
 
 
 def _listed(columns: Sequence[str]) -> str:
@@ -267,7 +280,9 @@ class _Lines:
         try:
             return line.decode(encoding)
         except UnicodeDecodeError:
-            raise UnusableInput(f"{self._path} is not UTF-8 text, near byte {self.position:,}.") from None
+            raise UnusableInput(
+                f"{self._path} is not UTF-8 text, near byte {self.position:,}.", hint="Save it as UTF-8."
+            ) from None
 
 
 def _csv_header(path: Path) -> tuple[tuple[str, ...], str]:
@@ -278,7 +293,7 @@ def _csv_header(path: Path) -> tuple[tuple[str, ...], str]:
         stream.seek(0)
         header = _next_csv(csv.reader(_Lines(stream, path), delimiter=delimiter, strict=True), path)
     if not header:
-        raise UnusableInput(f"{path} holds no rows.")
+        raise UnusableInput(f"{path} holds no rows.", hint=_WANTED)
     return tuple(name.strip() for name in header), delimiter
 
 

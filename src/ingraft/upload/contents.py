@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
+from ingraft.adapter.adapter import read_tensors
 from ingraft.card import CARD
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
@@ -56,7 +57,9 @@ def open_contents(root: Path) -> Contents:
     the manifest says, or when it is a model without a manifest.
     """
     if not root.is_dir():
-        raise UnusableInput(f"{root} is no directory; expected a merged model, an export or an adapter.")
+        raise UnusableInput(
+            f"{root} is no directory; expected a merged model, an export or an adapter.", hint="Name its directory."
+        )
     files, left_out = _listed(root)
     layout = read_layout(root)
     adapter = [name for name in files if Path(name).name in _ADAPTER_FILES]
@@ -97,7 +100,8 @@ def _listed(root: Path) -> tuple[dict[str, int], tuple[str, ...]]:
             else:
                 files[path] = (root / path).stat().st_size
     if not files:
-        raise UnusableInput(f"{root} is empty.")
+        found = f"holds nothing to upload, {', '.join(left_out[:3])} aside" if left_out else "is empty"
+        raise UnusableInput(f"{root} {found}.", hint="Name the directory of a merged model, an export or an adapter.")
     return files, tuple(left_out)
 
 
@@ -121,7 +125,9 @@ def _check_adapter_weights(root: Path, adapter: Sequence[str]) -> None:
     """Each adapter has its weights, and has them once: which of two a loader would take, nobody can tell."""
     weights = [PurePosixPath(name) for name in adapter if PurePosixPath(name).name in _ADAPTER_WEIGHTS]
     if not weights:
-        raise UnusableInput(f"{root} has an adapter_config.json but no adapter weights.")
+        raise UnusableInput(
+            f"{root} has an adapter_config.json but no adapter weights.", hint="Save the adapter again."
+        )
     folders = [path.parent for path in weights]
     twice = [str(path) for path in weights if folders.count(path.parent) > 1]
     if twice:
@@ -129,6 +135,8 @@ def _check_adapter_weights(root: Path, adapter: Sequence[str]) -> None:
             f"{root} holds {' and '.join(twice[:2])}: two sets of weights of one adapter.",
             hint="Move the one that was not trained last elsewhere.",
         )
+    for name in weights:
+        read_tensors(root / name)  # refuses a file that is cut off or damaged
 
 
 def _is_model_weights(name: str, layout: Layout) -> bool:
