@@ -170,11 +170,12 @@ def test_key_is_neither_published_nor_replaced(inputs: Path, tmp_path: Path) -> 
     assert f"{private} would be copied into the merged model." in run.err
 
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").touch()  # an earlier output, which --overwrite replaces
     private = private.rename(tmp_path / "out" / "mine.pem")
     run = cli("merge", inputs / "adapter", tmp_path / "out", "--overwrite", "--sign", private)
     assert run.code == 2
     assert "is, holds or lies in" in run.err
-    assert snapshot(tmp_path / "out").keys() == {"mine.pem"}
+    assert snapshot(tmp_path / "out").keys() == {"mine.pem", "model.safetensors"}
 
 
 def test_rewritten_model_has_no_signature_of_the_old_one(inputs: Path, tmp_path: Path) -> None:
