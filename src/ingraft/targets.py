@@ -233,11 +233,14 @@ def matrix_shape(shape: tuple[int, ...], kind: LayerKind) -> tuple[int, int]:
 
 def _settings(adapter: Adapter, method: Method, target: Target, targets: Sequence[Target]) -> Mapping[str, Any]:
     try:
-        return method.settings(adapter.config.raw, target, targets)
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, IndexError) as error:
+        settings = method.settings(adapter.config.raw, target, targets)
+        if not all(math.isfinite(value) for value in settings.values() if isinstance(value, float)):
+            raise ValueError("one of them is infinite or no number")
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, IndexError) as error:
         raise UnusableInput(
-            f"{adapter.folder / 'adapter_config.json'} has no valid settings for {target.module}: {error!r}."
+            f"{adapter.folder / 'adapter_config.json'} has no valid settings for {target.module}: {error!r:.300}."
         ) from None
+    return settings
 
 
 def place_saved(

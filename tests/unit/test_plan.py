@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,14 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
     return write_adapter(tmp_path / "adapter", base)
+
+
+@pytest.mark.parametrize("alpha", [10**400, "inf", [8], None], ids=["huge", "text", "list", "nothing"])
+def test_settings_that_are_no_numbers(alpha: Any, tmp_path: Path, base: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", base, alpha=alpha)
+
+    with pytest.raises(UnusableInput, match=r"adapter_config.json has no valid settings|expected a number"):
+        plan_merge(adapter)
 
 
 def test_every_tensor_once_in_the_bases_order(base: Path, adapter: Path) -> None:

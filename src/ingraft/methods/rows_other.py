@@ -14,6 +14,7 @@ from ingraft.methods.settings import (
     check_shape,
     pattern_value,
     rank_of,
+    seed_of,
 )
 
 Config = Mapping[str, Any]
@@ -36,7 +37,7 @@ def _fourierft(config: Config, target: Target, targets: Targets) -> Settings:
     check_shape(target, "fourierft_spectrum", (count,))
     return {
         "shape": target.shape,
-        "seed": int(config.get("random_loc_seed", 777)),
+        "seed": seed_of(config, "random_loc_seed", 777),
         "scaling": float(config.get("scaling", 150.0)),
     }
 
@@ -51,7 +52,7 @@ def _waveft(config: Config, target: Target, targets: Targets) -> Settings:
     check_shape(target, "waveft_spectrum", (count,))
     return {
         "shape": target.shape,
-        "seed": int(config.get("random_loc_seed", 777)),
+        "seed": seed_of(config, "random_loc_seed", 777),
         "scaling": float(config.get("scaling", 25.0)),
         "wavelet": str(config.get("wavelet_family", "db1")) if config.get("use_idwt", True) else None,
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ingraft.methods.method import Method, Setting, Target
-from ingraft.methods.settings import check_divides, check_present, check_shape, largest, rank_of
+from ingraft.methods.settings import check_divides, check_present, check_shape, largest, rank_of, seed_of
 
 Config = Mapping[str, Any]
 Settings = dict[str, Setting]
@@ -53,7 +53,7 @@ def _randlora_regrown(config: Config, target: Target, targets: Targets) -> Setti
 
 
 def _seed(config: Config) -> Settings:
-    return {"seed": int(config.get("projection_prng_key", 0))}
+    return {"seed": seed_of(config, "projection_prng_key", 0)}
 
 
 _VBLORA_DEFAULTS = {"vector_length": 256, "num_vectors": 256, "topk": 2}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ingraft.errors import UnusableInput
 from ingraft.methods.method import Method, Setting, Target
-from ingraft.methods.settings import HINT, check_divides, check_present, check_shape, rank_of
+from ingraft.methods.settings import HINT, check_divides, check_present, check_shape, rank_of, terms_of
 from ingraft.methods.settings_lora import token_indices
 
 Config = Mapping[str, Any]
@@ -46,7 +46,7 @@ def _oft(config: Config, target: Target, targets: Targets) -> Settings:
     neumann = config.get("use_cayley_neumann", True)
     return {
         "block_size": size,
-        "neumann_terms": int(config.get("num_cayley_neumann_terms", 5)) if neumann else None,
+        "neumann_terms": terms_of(config) if neumann else None,
         "longest": float(config.get("eps", 6e-5)) if config.get("coft") else None,
     }
 
@@ -144,7 +144,7 @@ def _psoft(config: Config, target: Target, targets: Targets) -> Settings:
     return {
         "rank": rank,
         "orthogonal": orthogonal,
-        "neumann_terms": int(config.get("num_cayley_neumann_terms", 5)) if neumann else None,
+        "neumann_terms": terms_of(config) if neumann else None,
         "longest": None if longest is None else float(longest),
         "symmetric": config.get("ab_svd_init", "psoft_init") == "pissa_init",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ingraft.errors import UnusableInput
@@ -28,13 +29,19 @@ def _first_match(config: Mapping[str, Any], name: str, module: str, default: Any
         raise UnusableInput(f"adapter_config.json: {name} is {patterns!r:.80}, expected values by module.")
     for key, value in patterns.items():
         try:
-            if re.match(rule.format(key), module):
+            if _compiled(rule.format(key)).match(module):
                 return value
         except re.error as error:
             raise UnusableInput(
                 f"adapter_config.json: {name} has the key {key!r}, no regular expression: {error}."
             ) from None
     return patterns.get(module, default)
+
+
+# A pattern for each of a thousand modules, asked for each of them: re itself remembers 512.
+@lru_cache(maxsize=1 << 14)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 def scale_of(config: Mapping[str, Any], module: str, rank: int, default: float, key: str = "alpha") -> float:
@@ -48,6 +55,23 @@ def rank_of(config: Mapping[str, Any], module: str, default: int, key: str = "r"
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise UnusableInput(f"adapter_config.json: the rank of {module} is {rank!r}, expected a positive integer.")
     return rank
+
+
+def seed_of(config: Mapping[str, Any], key: str, default: int) -> int:
+    """A seed that torch takes."""
+    return _within(config, key, default, -(2**63), 2**64 - 1)
+
+
+def terms_of(config: Mapping[str, Any], key: str = "num_cayley_neumann_terms") -> int:
+    """How many terms of a series are summed up, one multiplication each. PEFT's default is 5."""
+    return _within(config, key, 5, 0, 1000)
+
+
+def _within(config: Mapping[str, Any], key: str, default: int, least: int, most: int) -> int:
+    number = int(config.get(key, default))
+    if not least <= number <= most:
+        raise UnusableInput(f"adapter_config.json: {key} is {number!s:.80}, expected {least} to {most}.")
+    return number
 
 
 def check_shape(target: Target, parameter: str, expected: Sequence[int]) -> None:

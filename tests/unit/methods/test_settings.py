@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ingraft.errors import UnusableInput
+from ingraft.methods import settings
 from ingraft.methods.method import Target
 from ingraft.methods.settings import (
     below_pattern_value,
@@ -17,6 +18,8 @@ from ingraft.methods.settings import (
     pattern_value,
     rank_of,
     scale_of,
+    seed_of,
+    terms_of,
 )
 from ingraft.methods.table import method_for
 
@@ -174,3 +177,29 @@ def test_tensors_that_do_not_fit_their_config_are_named(case: str) -> None:
     wrong = target(**tensors)
     with pytest.raises(UnusableInput, match=named):
         method_for(config).settings(config, wrong, [wrong])
+
+
+@pytest.mark.parametrize("terms", [-1, 1001, 10**12])
+def test_series_that_takes_for_ever(terms: int) -> None:
+    with pytest.raises(UnusableInput, match=r"num_cayley_neumann_terms is .*, expected 0 to 1000"):
+        terms_of({"num_cayley_neumann_terms": terms})
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_seed_that_torch_does_not_take(seed: int) -> None:
+    with pytest.raises(UnusableInput, match=r"the_seed is .*, expected"):
+        seed_of({"the_seed": seed}, "the_seed", 0)
+
+
+def test_seeds_and_series_that_are_meant() -> None:
+    assert (terms_of({}), terms_of({"num_cayley_neumann_terms": 1000})) == (5, 1000)
+    assert (seed_of({}, "the_seed", 7), seed_of({"the_seed": 2**64 - 1}, "the_seed", 7)) == (7, 2**64 - 1)
+
+
+def test_every_pattern_is_compiled_once() -> None:
+    settings._compiled.cache_clear()
+    config = {"rank_pattern": {f"layer.{number}": number for number in range(600)}}
+
+    assert [pattern_value(config, "rank_pattern", f"layer.{number}", 8) for number in (1, 598, 599)] == [1, 598, 599]
+
+    assert settings._compiled.cache_info().misses == 600
