@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,11 +62,13 @@ def open_base(adapter: Adapter, base: str | Path | None) -> BaseModel:
             f"{folder} has no config.json, so it is no transformers model.", hint="Pass another --base."
         )
     trained = _trained_layout(adapter)
+    config, checkpoint = read_model_config(folder), open_checkpoint(folder)
+    _check_layers(folder, config, checkpoint)
     return BaseModel(
         name,
         layout,
-        read_model_config(folder),
-        open_checkpoint(folder),
+        config,
+        checkpoint,
         task=transformer_task(trained or layout),
         as_stored=trained is None and not layout.is_sentence_transformers,
     )
@@ -81,6 +84,23 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise UnusableInput(f"{file}: architectures is {classes!r:.80}, expected a list of class names.")
     return config
+
+
+def _check_layers(folder: Path, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Building a class with a million layers takes for ever, and the checkpoint has no tensors for them."""
+    for part in [config, *(part for part in config.values() if isinstance(part, dict))]:
+        for key, count in part.items():
+            if not (_COUNTS.search(key) and isinstance(count, int) and count > max(_MANY, len(checkpoint.tensors))):
+                continue
+            raise UnusableInput(
+                f"{folder / 'config.json'}: {key} is {count!s:.40}, and its checkpoint has "
+                f"{len(checkpoint.tensors):,} tensors.",
+                hint="Download the model again.",
+            )
+
+
+_COUNTS = re.compile(r"(layers?|experts)$|^depth$")
+_MANY = 1000  # layers may share their tensors
 
 
 def _trained_layout(adapter: Adapter) -> Layout | None:

@@ -144,3 +144,29 @@ def test_class_that_is_no_name(key: str, value: Any, expected: str, tmp_path: Pa
 
     with pytest.raises(UnusableInput, match=f"config.json: {key} is .*, expected {expected}"):
         open_base(adapter, None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"n_layers": 1001},
+        {"num_local_experts": 10**400},
+        {"text_config": {"num_hidden_layers": 10**9}},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_layers_that_take_for_ever_to_build(config: Any, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", config=config)
+    adapter = open_adapter(write_adapter(tmp_path / "adapter", base))
+
+    with pytest.raises(
+        UnusableInput, match=r"config.json: .*(layers|experts) is 10.*, and its checkpoint has 39 tensors"
+    ):
+        open_base(adapter, None)
+
+
+def test_layers_may_share_their_tensors(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", config={"num_hidden_layers": 48, "layer_norm_eps": 1e-5})
+
+    assert open_base(open_adapter(write_adapter(tmp_path / "adapter", base)), None).config["num_hidden_layers"] == 48
