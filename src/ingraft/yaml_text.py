@@ -19,6 +19,8 @@ MOST_CHARACTERS = 1_000_000
 # Beyond that, values stand for values that stand for values: a few lines that no memory holds.
 MOST_VALUES = 200_000
 MOST_DIGITS = 300
+# In brackets and braces; the time that PyYAML takes grows with the square of it.
+MOST_LEVELS = 50
 
 
 def import_yaml() -> Any:
@@ -108,6 +110,11 @@ def _loader(as_written: bool) -> Any:
             super().__init__(text)
             self.values = 0
             self.sizes: dict[int, int] = {}  # id of a node → the values that an alias of it stands for
+
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            if self.flow_level >= MOST_LEVELS:
+                raise RecursionError
+            super().fetch_flow_collection_start(token)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             is_alias, event, before = self.check_event(yaml.AliasEvent), self.peek_event(), self.values

@@ -63,6 +63,7 @@ def test_values_as_written(text: str, value: Any) -> None:
         ("a: *b", "undefined alias.* in line 1"),
         (LAUGHS, "more than 200,000 values in line"),
         ("[" * 5_000, "nested too deeply"),
+        ("[" * 51, "nested too deeply"),
         ("- " * 5_000, "nested too deeply"),
         ("#" * 1_000_001, "1,000,001 characters"),
     ],
@@ -97,6 +98,14 @@ def test_what_cannot_be_read_is_said_in_one_line(text: str, message: str, as_wri
 def test_types_that_json_does_not_have(text: str, message: str) -> None:
     with pytest.raises(UnusableInput, match=message):
         read_yaml(text, "x.yaml")
+
+
+def test_brackets_that_pyyaml_takes_seconds_to_read() -> None:
+    started = time.process_time()
+    with pytest.raises(UnusableInput, match="nested too deeply"):
+        read_yaml("{a: b, " + "[" * 3_000, "x.yaml")
+
+    assert time.process_time() - started < 1
 
 
 def test_what_is_written_is_read_back() -> None:
