@@ -44,6 +44,7 @@ with atheris.instrument_imports(include=["ingraft"]):
     from ingraft.report.page import _effects
     from ingraft.report.parts import parts, read_manifest
     from ingraft.serving.doctor import examine
+    from ingraft.serving.facts import read_facts
     from ingraft.signing import private_key, public_key, sign, verify_signature
     from ingraft.training.config import check_settings, command_line
     from ingraft.training.config_file import resolve, to_yaml
@@ -201,19 +202,20 @@ def modules(root: Path) -> Reader:
     files["routed/modules.json"] = (json_bytes(ROUTER), any_of(as_json, ROUTER))
     files["routed/router_config.json"] = (json_bytes(ROUTES), any_of(as_json, ROUTES))
 
-    def read(folder: Path, spoiled_name: str) -> None:
-        for name in (spoiled_name.partition("/")[0], "adapter"):
-            asked(lambda place: transformer_task(read_layout(place)), folder / name)
-            asked(inspect, folder / name)
-            asked(open_layout, folder / name)
-            asked(lambda place: json.dumps(examine(place).to_dict()), folder / name)
-        for layout in FILE_LAYOUTS:
-            plan = plan_merge(folder / "adapter", folder / "base", layout=layout)
-            carried = [file.path for file in plan.carried] + [file.path for file in plan.written]
-            for path in [*carried, *(shard.file for shard in plan.shards)]:
-                assert ".." not in Path(path).parts, path
-                assert not Path(path).is_absolute(), path
-            json.dumps(plan.to_dict())
+    def read(folder: Path, name: str) -> None:
+        place = folder / name.partition("/")[0]
+        asked(lambda: transformer_task(read_layout(place)))
+        asked(inspect, place)
+        asked(open_layout, place)
+        asked(read_facts, place)
+        asked(lambda: json.dumps(examine(folder / "base").to_dict()))
+        layout = FILE_LAYOUTS[(folder / name).stat().st_size % len(FILE_LAYOUTS)]
+        plan = plan_merge(folder / "adapter", folder / "base", layout=layout)
+        carried = [file.path for file in plan.carried] + [file.path for file in plan.written]
+        for path in [*carried, *(shard.file for shard in plan.shards)]:
+            assert ".." not in Path(path).parts, path
+            assert not Path(path).is_absolute(), path
+        json.dumps(plan.to_dict())
 
     return Reader(files, read, (IngraftError,))
 

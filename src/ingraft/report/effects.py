@@ -16,8 +16,8 @@ from ingraft.naming.numbers import NUMBER
 from ingraft.steps import MergePlan, MergeStep
 
 _FLOAT32_UNIT = 2.0**-24
-# What the figures of a merge hold of each tensor, in the order of TensorEffect. Their squares are added up.
-_RECORDED = ("elements", "changed", "base_norm", "delta_norm", "rounding_loss")
+# What the figures of a merge hold of each tensor, beside its loss. Their squares are added up.
+_RECORDED = ("elements", "changed", "base_norm", "delta_norm")
 _MOST_RECORDED = 1e100
 
 
@@ -67,16 +67,25 @@ def recorded_effects(plan: MergePlan, figures: Any) -> tuple[TensorEffect, ...]:
     """
     steps = {step.tensor: step for step in plan.steps()}
     return tuple(
-        TensorEffect(row["tensor"], steps[row["tensor"]].dtype, *(row[name] for name in _RECORDED))
+        TensorEffect(
+            row["tensor"],
+            steps[row["tensor"]].dtype,
+            row["elements"],
+            row["changed"],
+            row["base_norm"],
+            row["delta_norm"],
+            row.get("rounding_loss"),
+        )
         for row in (figures if isinstance(figures, (list, tuple)) else ())
         if isinstance(row, Mapping) and _is_recorded(row) and row["tensor"] in steps
     )
 
 
 def _is_recorded(row: Mapping[str, Any]) -> bool:
-    values: list[Any] = [row.get(name) for name in ("tensor", *_RECORDED)]
-    numbers = values[1:-1] if values[-1] is None else values[1:]  # a loss that is not finite
-    if not isinstance(values[0], str) or not all(type(number) in (int, float) for number in numbers):
+    numbers: list[Any] = [row.get(name) for name in _RECORDED]
+    if row.get("rounding_loss") is not None:  # null where it was not finite
+        numbers.append(row["rounding_loss"])
+    if not isinstance(row.get("tensor"), str) or not all(type(number) in (int, float) for number in numbers):
         return False
     return all(0 <= number <= _MOST_RECORDED for number in numbers) and row["changed"] <= row["elements"] > 0
 

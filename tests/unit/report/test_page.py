@@ -112,6 +112,7 @@ ODD: tuple[object, ...] = (None, [], {}, 3, "x", [3], {"files": 3}, {"figures": 
             )
         ),
         {"verification": {"figures": {"tensors": [3, None, {}]}}},
+        {"verification": {"figures": {"tensors": [{key: RECORDED[key] for key in list(RECORDED)[:-1]}]}}},
     ],
     ids=str,
 )
