@@ -96,7 +96,7 @@ def _published(folder: Path, recorded: Mapping[str, str | None], workers: int) -
     compared = {name: sha256 for name, sha256 in recorded.items() if Path(name).name not in FREE}
     faults = []
     with FileHashes(workers) as hashes:
-        there = {name: folder / name for name in compared if _is_file(folder / name)}
+        there = {name: folder / name for name in compared if (folder / name).is_file()}
         hashes.start(path for name, path in there.items() if compared[name])
         for name, sha256 in sorted(compared.items()):
             if name not in there:
@@ -111,13 +111,6 @@ def _published(folder: Path, recorded: Mapping[str, str | None], workers: int) -
         len(compared),
         _named(faults),
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is longer than any file's
-        return False
 
 
 def _named(names: list[str]) -> str:

@@ -23,15 +23,24 @@ from helpers.files import snapshot, write_json
 from helpers.handmade import write_adapter, write_base
 from helpers.spoiling import Pick, json_bytes, spoiled, spoiled_bytes
 from ingraft.adapter import open_adapter
+from ingraft.card import write_card
 from ingraft.checkpoint import open_checkpoint, read_header
 from ingraft.checkpoint.pickled import read_pickled
 from ingraft.errors import UnusableInput
+from ingraft.front_matter import split_card
 from ingraft.inspection import inspect
+from ingraft.integrity import verify_hashes, verify_manifest
 from ingraft.layout import read_layout, transformer_task
+from ingraft.pipeline import merge
 from ingraft.plan import plan_merge
+from ingraft.report.effects import recorded_effects
+from ingraft.report.parts import part_of, parts, read_manifest
 from ingraft.steps import MergePlan
 from ingraft.training.config_file import resolve
 from ingraft.training.data import read_training_data
+from ingraft.upload.card import short_card
+from ingraft.upload.contents import open_contents
+from ingraft.verification.report import VerificationReport
 
 
 def settings_of(examples: int) -> settings:
@@ -291,6 +300,72 @@ def spoil_config(place: Place, pick: Pick) -> None:
     place.read({"x.yaml": content}, lambda root: resolve(root / "x.yaml", {}))
 
 
+# What merges have written, and cards beside them
+
+
+METADATA: dict[str, Any] = {
+    "license": "mit", "language": ["no", "de"], "tags": ["a", "peft"], "base_model": "a/b", "version": "1.10",
+    "nested": [{"name": "x", "results": [{"value": 0.5}]}],
+}  # fmt: skip
+SET_BY_A_MERGE = ("base_model", "library_name", "license", "license_name", "license_link", "pipeline_tag", "tags")
+
+
+def card_place(root: Path) -> Place:
+    place = model_place(root)
+    (root / "out").mkdir()
+    for folder in ("base", "adapter", "out"):
+        (root / folder / "README.md").write_text("# Mine\n")
+    return place
+
+
+def spoil_card(place: Place, pick: Pick) -> None:
+    """What a merge does not set in a card stays as it was; one that cannot be read stays whole."""
+    front = spoiled(METADATA, pick)
+    entries = front.items() if isinstance(front, dict) else [("a", front)]
+    lines = b"".join(b"%s: %s\n" % (key.encode("utf-8", "replace"), json_bytes(value)) for key, value in entries)
+    content = b"---\n" + (lines if pick(3) else spoiled_bytes(lines, pick)) + b"---\n# Mine\n"
+    plan = plan_merge(place.root / "adapter", place.root / "base")
+
+    def read(root: Path) -> None:
+        given = (root / "out" / "README.md").read_text("utf-8", errors="replace")
+        write_card(plan, root / "out", None)
+        text = (root / "out" / "README.md").read_text("utf-8")
+        before, after = split_card(given)[0], split_card(text)[0]
+        assert (before is None) == (after is None)
+        for key, value in (before or {}).items():
+            assert key in SET_BY_A_MERGE or (after or {})[key] == value
+        assert before is not None or text.startswith(given[: given.index("# Mine")] if "# Mine" in given else "")
+
+    place.read({f"{folder}/README.md": content for folder in ("base", "adapter", "out")}, read)
+
+
+def merged_place(root: Path) -> Place:
+    place = model_place(root)
+    merge(root / "adapter", root / "merged", base=root / "base")
+    return place
+
+
+def spoil_manifest(place: Place, pick: Pick) -> None:
+    name = "merged/ingraft.json"
+    sound = (place.root / name).read_bytes()
+    keys = ("schema", "files", "verification", "export", "tensors", "rounding_loss")
+    content = json_bytes(spoiled(json.loads(sound), pick, keys=keys)) if pick(4) else spoiled_bytes(sound, pick)
+    plan = plan_merge(place.root / "adapter", place.root / "base")
+
+    def read(root: Path) -> None:
+        folder = root / "merged"
+        checks = (*verify_manifest(folder, workers=1), *verify_hashes(folder, workers=1))
+        json.dumps(VerificationReport(checks).to_dict())
+        assert all(len(check.where) < 5_000 for check in checks)
+        found = read_manifest(folder)
+        parts(plan, folder, found)
+        recorded_effects(plan, part_of(found, "verification", "figures").get("tensors"))
+        with contextlib.suppress(UnusableInput):
+            short_card(open_contents(folder))
+
+    place.read({name: content}, read)
+
+
 Target = tuple[Callable[[Path], Place], Callable[[Place, Pick], None], int]
 TARGETS: dict[str, Target] = {
     "safetensors header": (header_place, spoil_header, 200),
@@ -299,6 +374,8 @@ TARGETS: dict[str, Target] = {
     "small files of adapter and base": (model_place, spoil_small_file, 200),
     "training data": (training_place, spoil_data, 150),
     "training config": (training_place, spoil_config, 100),
+    "model card": (card_place, spoil_card, 100),
+    "manifest": (merged_place, spoil_manifest, 150),
 }
 
 
