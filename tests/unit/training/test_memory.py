@@ -19,7 +19,7 @@ from ingraft.training import TrainingConfig, memory_facts, stages, train
 from ingraft.training.config import CheckpointSettings, command_line
 from ingraft.training.memory import Asked, Device, Footprint, MemoryPlan, ModelShape, TextLengths, choose
 from ingraft.training.memory_facts import model_shape, this_device
-from ingraft.training.memory_plan import MEMORY_FILE, kept_plan
+from ingraft.training.memory_plan import kept_plan
 from ingraft.training.processes import Processes
 
 GB = 10**9
