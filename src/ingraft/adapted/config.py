@@ -57,7 +57,7 @@ def peft_config(
     try:
         with quiet():
             return config_class(**values)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = first_line(error)
         raise UnusableInput(f"{adapter.folder / 'adapter_config.json'}: peft does not take it: {reason}") from None
 

@@ -30,7 +30,7 @@ def inject(model: nn.Module, config: Any, state: Mapping[str, Tensor], *, who: s
 
     targets = set(config.target_modules) if not isinstance(config.target_modules, str) else set()
     parameters = set(getattr(config, "target_parameters", None) or ())
-    with quiet(), _names_as_they_are(model), _told(who):
+    with quiet(), _names_as_they_are(model), told(who):
         peft_model = PeftModel(model, config, adapter_name=ADAPTER)
         tuner: Any = peft_model.base_model
         _check_targets(targets, set(getattr(tuner, "targeted_module_names", targets)), who)
@@ -62,8 +62,8 @@ def _names_as_they_are(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(who: str) -> Iterator[None]:
-    """What PEFT raises, in one line."""
+def told(who: str, doing: str = "load") -> Iterator[None]:
+    """What PEFT raises over the adapter `who`, in one line: its layers find out late what a config lacks."""
     try:
         yield
     except UnusableInput:
@@ -71,7 +71,9 @@ def _told(who: str) -> Iterator[None]:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         what = f"no tensor {error.args[0]}" if isinstance(error, KeyError) and error.args else " ".join(lines[:2])
-        raise UnusableInput(f"{who}: PEFT cannot load it: {what}", hint="The adapter or the base is another.") from None
+        raise UnusableInput(
+            f"{who}: PEFT cannot {doing} it: {what}", hint="The adapter or the base is another."
+        ) from None
 
 
 def _check_targets(wanted: set[str], found: set[str], who: str) -> None:
@@ -85,7 +87,7 @@ def _check_arrived(peft_model: nn.Module, config: Any, state: Mapping[str, Tenso
     from peft import get_peft_model_state_dict
 
     full = peft_model.state_dict()
-    with quiet(), _told(who):
+    with quiet(), told(who):
         saved = get_peft_model_state_dict(
             peft_model, state_dict=full, adapter_name=ADAPTER, save_embedding_layers=False
         )

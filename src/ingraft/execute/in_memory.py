@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ingraft.adapted.inject import told
 from ingraft.adapted.layer import BaseLayer, effective_weight, forward_of
 from ingraft.checkpoint.numbers import Array
 from ingraft.methods.method import LayerKind
@@ -31,7 +32,8 @@ def merged_parameters(plan: MergePlan) -> Mapping[str, Array]:
     merged: dict[str, Tensor] = {}
     with torch.no_grad():
         for module, kind in kinds.items():
-            weight, bias = _merged(running.get_submodule(module), kind)
+            with told(plan.adapter.name, "merge"):
+                weight, bias = _merged(running.get_submodule(module), kind)
             merged[f"{module}.weight"] = weight
             if bias is not None:
                 merged[f"{module}.bias"] = bias
