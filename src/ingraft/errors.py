@@ -17,9 +17,9 @@ class IngraftError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = "\n".join(map(printable, hint.split("\n")))
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
@@ -35,6 +35,11 @@ class CheckFailed(IngraftError):
     """A check of the result failed."""
 
     exit_code = 1
+
+
+def printable(text: str) -> str:
+    """`text` in one line that moves no cursor and sets no colour: names in it may come from a file of anybody's."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -20,6 +20,13 @@ def test_no_hint_leaves_no_space() -> None:
     assert str(UnusableInput("x is wrong.")) == "x is wrong."
 
 
+def test_names_of_anybodys_files_move_no_cursor() -> None:
+    error = UnusableInput("no tensor \x1b[2Ja\nb\u202e 层", hint="Look at \x07it.\nThen go on.")
+
+    assert error.message == str(error).splitlines()[0].split(" Look")[0] == r"no tensor \x1b[2Ja\nb\u202e 层"
+    assert error.hint == "Look at \\x07it.\nThen go on."
+
+
 def test_nearest() -> None:
     assert nearest("encoder.layer.6", ["encoder.layer.5", "pooler"]) == " (nearest: encoder.layer.5)"
     assert nearest("encoder.layer.6", ["xyz"]) == ""
