@@ -89,7 +89,8 @@ def read_pickled(path: Path) -> Header:
         strange = [name for name, view in views.items() if not view.is_stored]
         if strange and found.is_archive:
             view = views[strange[0]]
-            raise CannotStream(f"{strange[0]} ({view.dtype}, strides {view.strides}, conjugated or negated)")
+            meant = ", conjugated" * view.conjugated + ", negated" * view.negated
+            raise CannotStream(f"{strange[0]:.200} ({view.dtype}, strides {view.strides}{meant})")
         if strange:
             return _converted(path, views)
     except CannotStream as error:

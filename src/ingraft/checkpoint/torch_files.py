@@ -111,7 +111,7 @@ def _storage(name: Any) -> Storage:
 def _archive(file: IO[bytes]) -> TorchFile:
     entries = zipfile.ZipFile(file).infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CannotStream("a compressed archive, so it was packed again")
+        raise CannotStream("a compressed archive (another tool packed it again)")
     places = {entry.filename: _place(file, entry) for entry in entries}
     found = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
     if len(places) < len(entries) or len(found) != 1:
