@@ -36,7 +36,7 @@ def _script(name: str) -> tuple[str, ...]:
 
 
 COPY = Contender("copy", "cp -r, fsync", ("sh", str(_HERE / "copy.sh"), "{base}", "{output}"))
-START_UP = Contender("start-up", "start-up alone: plan, import of torch", _script("start_up.py"))
+START_UP = Contender("start-up", "start-up alone: plan, imports", _script("start_up.py"))
 PLAN = Contender("ingraft-plan", "ingraft merge --dry-run", _ingraft("--dry-run"))
 INGRAFT_UNPROVEN = Contender("ingraft-unproven", "ingraft merge --no-verify", _ingraft("--no-verify"))
 INGRAFT = Contender("ingraft", "ingraft merge", _ingraft())
