@@ -898,22 +898,23 @@ def test_python_api(tmp_path: Path) -> None:
 
 
 def test_failing_proof_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte that goes wrong between making and publishing is found, whatever tensor it is in."""
+    """A number that goes wrong between making and proof is found, whatever tensor it is in."""
     import ingraft.execute
 
     _, adapter = adapter_of("bert", "float32", 3)
     real = ingraft.execute.execute
     for name in ("encoder.layer.0.attention.self.query.weight", "embeddings.LayerNorm.weight"):
 
-        def spoiled(plan: Any, folder: Path, *, spoil: str = name, **arguments: Any) -> Any:
-            figures = real(plan, folder, **arguments)
-            for file in folder.glob("*.safetensors"):
+        def spoiled(plan: Any, folder: Path, *, finished: Any, spoil: str = name, **arguments: Any) -> Any:
+            def spoil_it(shard: Any) -> None:
+                file = folder / shard.file
                 if spoil in raw_tensors(file):
                     tensors = load_file(file)
                     tensors[spoil].view(-1)[5] += 0.01
-                    metadata = {"format": "pt"}
-                    save_file(tensors, file, metadata)
-            return figures
+                    save_file(tensors, file, {"format": "pt"})
+                finished(shard)
+
+            return real(plan, folder, finished=spoil_it, **arguments)
 
         monkeypatch.setattr(ingraft.pipeline, "execute", spoiled)
         run = cli("merge", adapter, tmp_path / "out")

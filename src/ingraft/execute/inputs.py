@@ -126,7 +126,9 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
     if "base" in wanted:
         assert step.source is not None
         arguments["base"] = BaseRows(files, step.source, edit)
-    if not takes_arrays(edit.formula):
+    if takes_arrays(edit.formula):  # numpy multiplies what torch would refuse
+        _refuse_integers(edit)
+    else:
         from ingraft.execute.tensors import with_tensors
 
         function = with_tensors(function, returns_formula=edit.part == "weight")
@@ -137,6 +139,15 @@ def build(files: OpenFiles, step: MergeStep, edit: Edit, memory: Memory) -> RowF
     except (RuntimeError, ValueError) as error:  # of torch, of numpy
         raise does_not_fit(edit, error) from None
     return built
+
+
+def _refuse_integers(edit: Edit) -> None:
+    for info in edit.inputs.values():
+        if info.dtype not in FLOAT_NAMES:
+            raise UnusableInput(
+                f"{info.file}: {info.name} has the dtype {info.dtype}; expected floating-point numbers.",
+                hint="Save the adapter again as float32, bfloat16 or float16.",
+            )
 
 
 def _rows(info: TensorInfo, edit: Edit, at: slice) -> TensorInfo:

@@ -270,7 +270,7 @@ def test_a_merge_replaces_nothing_but_an_earlier_merge(config: TrainingConfig, t
         "logs": tmp_path / "adapter-logs",
         "notes": tmp_path / "notes",
     }[place]
-    message = "holds no model, so it is not replaced" if place == "notes" else "is, holds or lies in .*, which the run"
+    message = "holds no model, so it is not replaced" if place == "notes" else "is, holds or lies in .*, which is read"
     events: list[Any] = []
     with pytest.raises(UnusableInput, match=message):
         train_and_merge(dataclasses.replace(config, merge=merge, overwrite=True), observe=events.append)
