@@ -52,8 +52,8 @@ def _router(files: ModelFiles, folder: str, legacy: bool) -> Iterator[WrittenFil
     path = joined(folder, "router_config.json")
     config = files.object(path)
     types = config.get("types") if config else None
-    if config is None or not isinstance(types, dict):
-        return
+    if config is None or not isinstance(types, dict) or not all(isinstance(kind, str) for kind in types.values()):
+        return  # of a Router within a Router, which is not looked at any further
     older: dict[str, Any] = copy.deepcopy(config)
     older["types"] = {
         name: old_type(kind, _task(files, joined(folder, name)), legacy=legacy) for name, kind in types.items()

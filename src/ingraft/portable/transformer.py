@@ -29,8 +29,7 @@ def sentence_config(config: Mapping[str, Any], longest: int | None, *, legacy: b
     legacy   leave out newer keys that say what older releases take for granted
     """
     found = dict(config)
-    task = found.get("transformer_task", "feature-extraction")
-    if legacy and task in _OUTPUT_OF_TASK and reads_text_only(found):
+    if legacy and _output_of_task(found) and reads_text_only(found):
         for key in ("transformer_task", "modality_config", "module_output_name"):
             found.pop(key, None)
     if longest is not None and not isinstance(found.get("max_seq_length"), int):
@@ -42,10 +41,13 @@ def sentence_config(config: Mapping[str, Any], longest: int | None, *, legacy: b
 
 def reads_text_only(config: Mapping[str, Any]) -> bool:
     """Does a sentence_bert_config.json say no more of its inputs than older releases take for granted?"""
-    task = config.get("transformer_task", "feature-extraction")
-    text = {"text": {"method": "forward", "method_output_name": _OUTPUT_OF_TASK.get(task)}}
+    text = {"text": {"method": "forward", "method_output_name": _output_of_task(config)}}
     output = config.get("module_output_name", "token_embeddings")
     return bool(config.get("modality_config", text) == text and output == "token_embeddings")
+
+
+def _output_of_task(config: Mapping[str, Any]) -> str | None:
+    return _OUTPUT_OF_TASK.get(str(config.get("transformer_task", "feature-extraction")))
 
 
 def longest_input(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None) -> int | None:
@@ -54,7 +56,7 @@ def longest_input(config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None
     if tokenizer is None or not isinstance(positions, int) or positions <= 0:
         return None
     usable = positions
-    if config.get("model_type") in _OFFSET_POSITIONS:
+    if str(config.get("model_type")) in _OFFSET_POSITIONS:
         padding = config.get("pad_token_id")
         usable -= (padding if isinstance(padding, int) else 1) + 1
     stated = tokenizer.get("model_max_length")
@@ -119,7 +121,8 @@ def _add_attention_pattern(config: dict[str, Any]) -> None:
     layers = config.get("layer_types")
     if config.get("model_type") != "modernbert" or not isinstance(layers, list) or not layers:
         return
-    for every in (3, *range(1, len(layers) + 1)):  # 3 is the default
+    second = next((at for at, kind in enumerate(layers) if at and kind == "full_attention"), len(layers))
+    for every in (3, second):  # 3 is the default
         if layers == ["sliding_attention" if at % every else "full_attention" for at in range(len(layers))]:
             config.setdefault("global_attn_every_n_layers", every)
             return

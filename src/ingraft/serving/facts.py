@@ -114,5 +114,5 @@ def _lowercases(tokenizer: Mapping[str, Any]) -> bool:
     parts = normalizer.get("normalizers") if normalizer.get("type") == "Sequence" else [normalizer]
     return any(
         isinstance(part, dict) and (part.get("type") == "Lowercase" or part.get("lowercase") is True)
-        for part in parts or []
+        for part in (parts if isinstance(parts, list) else [])
     )

@@ -107,9 +107,10 @@ def _rotary_base(facts: ModelFacts) -> str | None:
         unread = "rope_theta" not in facts.config and theta != 10000.0
         scaled = parameters.get("rope_type", "default") != "default" and "rope_scaling" not in facts.config
         return "config.json has its rotary embeddings under rope_parameters alone" if unread or scaled else None
-    names = _OLDER_ROPE_NAMES.get(facts.model_type, ())
-    layers = [parameters.get(layer, {}).get("rope_theta") for layer in ("full_attention", "sliding_attention")]
-    for name, value, default in zip(names, layers, _ROPE_DEFAULTS.get(facts.model_type, ()), strict=True):
+    names, defaults = (known.get(facts.model_type) for known in (_OLDER_ROPE_NAMES, _ROPE_DEFAULTS))
+    layers = [parameters.get(layer) for layer in ("full_attention", "sliding_attention")]
+    for name, layer, default in zip(names or (), layers, defaults or (), strict=False):
+        value = layer.get("rope_theta") if isinstance(layer, dict) else None
         if name not in facts.config and value not in (None, default):
             return f"config.json has its rotary base under rope_parameters alone, not as {name}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -30,6 +31,34 @@ def test_defaults_are_left_out() -> None:
 )
 def test_what_is_no_default_stays(config: dict[str, Any]) -> None:
     assert sentence_config(config, 9, legacy=True) == {"max_seq_length": 9, **config, "do_lower_case": False}
+
+
+@pytest.mark.parametrize("odd", [[""], {}, None, 3], ids=str)
+def test_values_of_another_type_are_no_defaults(odd: Any) -> None:
+    assert sentence_config({"transformer_task": odd}, 9, legacy=True)["transformer_task"] == odd
+    assert longest_input({"max_position_embeddings": 8, "model_type": odd}, {}) == 8
+
+
+@pytest.mark.parametrize(
+    ("layers", "every"),
+    [
+        (["full_attention"], 3),
+        (["full_attention", *["sliding_attention"] * 4], 5),
+        (["full_attention", "full_attention"], 1),
+        ([*["full_attention", *["sliding_attention"] * 19_999], *["full_attention"]], 20_000),
+        (["full_attention", "sliding_attention", "full_attention", "full_attention"], None),
+        (["sliding_attention", "full_attention"], None),
+        ([3, []], None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_the_pattern_of_attention_is_found_at_once(layers: list[Any], every: int | None) -> None:
+    started = time.process_time()
+
+    found, _ = model_config({"model_type": "modernbert", "layer_types": layers})
+
+    assert found.get("global_attn_every_n_layers") == every
+    assert time.process_time() - started < 1
 
 
 def test_a_stated_length_stays() -> None:

@@ -409,3 +409,35 @@ def test_unknown_server(model: Path) -> None:
 def test_neither_model_nor_adapter(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="neither a model nor an adapter"):
         examine(tmp_path)
+
+
+ODD: tuple[Any, ...] = (None, 3, "x", [], [""], {}, {"a": []})
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("config.json", "rope_parameters"),
+        ("config.json", "model_type"),
+        ("config.json", "architectures"),
+        ("sentence_bert_config.json", "transformer_task"),
+        ("sentence_bert_config.json", "modality_config"),
+        ("tokenizer.json", "normalizer"),
+        ("1_Pooling/config.json", "pooling_mode"),
+    ],
+)
+def test_values_of_another_type(model: Path, file: str, key: str) -> None:
+    """No rule and no rewriting stumbles over them."""
+    nested = [{"full_attention": value, "type": "Sequence", "normalizers": value} for value in ODD]
+    for value in (*ODD, *nested):
+        edit_json(model / file, **{key: value})
+
+        assert len(examine(model).servers) == len(ALL)
+
+
+def test_a_router_within_a_router(model: Path) -> None:
+    write_modules(model, [(f"{_ST}.models.Router", "")])
+    write_json(model / "router_config.json", {"types": {"inner": f"{_ST}.models.Router"}, "structure": {}})
+    write_json(model / "inner" / "router_config.json", {"types": {"a": []}, "structure": {}})
+
+    assert len(examine(model).servers) == len(ALL)
