@@ -40,7 +40,7 @@ class Progress(Protocol):
 class MergeResult:
     """A published merge.
 
-    figures    by edited tensor
+    figures    by edited tensor; none when the proof was switched off
     report     None when the proof was switched off
     cloned     bytes of untouched tensors that the disk holds once, for base and output
     signature  its file in `output`; None when none was asked for
@@ -145,7 +145,7 @@ def run_plan(
         shown.begin("merge", sum(shard.nbytes for shard in plan.shards) + to_prove)
         done, checks = _carried_out(plan, folder, verify=verify, workers=workers, written=written, shown=shown)
         shown.end()
-        _refuse_no_change(plan, done.figures)
+        _refuse_no_change(plan, done)
         report = _proven(plan, folder, checks, done.figures, embeddings=embeddings, shown=shown) if verify else None
         write_card(plan, folder, report)
         write_manifest(plan, folder, report, hashes)
@@ -170,7 +170,7 @@ def _carried_out(
 ) -> tuple[Execution, tuple[Check, ...]]:
     """The plan's files in `folder`, and the proof of their weights: each file's as soon as it is complete."""
     if not verify:
-        return execute(plan, folder, workers=workers, written=written), ()
+        return execute(plan, folder, workers=workers, measured=False, written=written), ()
     from ingraft.verification.weights import WeightProof
 
     with WeightProof(plan, folder, workers=workers, progress=shown.advance) as proof:
@@ -239,11 +239,11 @@ def weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[
         yield
 
 
-def _refuse_no_change(plan: MergePlan, figures: Sequence[StepFigures]) -> None:
+def _refuse_no_change(plan: MergePlan, done: Execution) -> None:
     """A merge whose result is the base is a failure, however it came about."""
-    if plan.count("add") or sum(figure.changed for figure in figures):
+    if plan.count("add") or done.changed:
         return
-    if any(figure.delta_norm for figure in figures):
+    if done.moved:
         raise UnusableInput(
             "The merged model would equal the base: the stored dtype cannot hold any of the adapter's delta.",
             hint="Merge with --dtype float32.",

@@ -126,8 +126,9 @@ def test_any_other_failure_leaves_nothing(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_merge_that_changes_nothing(dtype: str, tmp_path: Path) -> None:
+def test_merge_that_changes_nothing(dtype: str, verify: bool, tmp_path: Path) -> None:
     """Also when every tensor is cast: that is not the adapter's doing."""
     tensors = lora_tensors(attention_modules(), bert_shapes())
     zero = {key: value * 0 if "lora_B" in key else value for key, value in tensors.items()}
@@ -135,20 +136,31 @@ def test_merge_that_changes_nothing(dtype: str, tmp_path: Path) -> None:
     before = snapshot(tmp_path)
 
     with pytest.raises(UnusableInput, match=r"would equal the base: .* changes nothing"):
-        merge(adapter, tmp_path / "out", dtype=dtype)  # type: ignore[arg-type]
+        merge(adapter, tmp_path / "out", dtype=dtype, verify=verify)  # type: ignore[arg-type]
 
     assert snapshot(tmp_path) == before
 
 
-def test_one_changed_element_is_a_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verify", [True, False])
+def test_delta_that_the_stored_dtype_cannot_hold(verify: bool, tmp_path: Path) -> None:
+    tensors = {key: value * 1e-5 for key, value in lora_tensors(attention_modules(), bert_shapes()).items()}
+    base = write_base(tmp_path / "in" / "base", dtype=torch.bfloat16)
+    adapter = write_adapter(tmp_path / "in" / "adapter", base, tensors=tensors)
+
+    with pytest.raises(UnusableInput, match="the stored dtype cannot hold any of the adapter's delta"):
+        merge(adapter, tmp_path / "out", verify=verify)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_one_changed_element_is_a_change(verify: bool, tmp_path: Path) -> None:
     tensors = {key: value * 0 for key, value in lora_tensors(attention_modules(), bert_shapes()).items()}
     key = f"base_model.model.{attention_modules()[0]}"
     tensors[f"{key}.lora_A.weight"][0, 0] = tensors[f"{key}.lora_B.weight"][0, 0] = 1.0
     adapter = write_adapter(tmp_path / "in" / "adapter", write_base(tmp_path / "in" / "base"), tensors=tensors)
 
-    result = merge(adapter, tmp_path / "out")
+    result = merge(adapter, tmp_path / "out", verify=verify)
 
-    assert sum(figure.changed for figure in result.figures) == 1
+    assert [figure.changed for figure in result.figures if figure.changed] == ([1] if verify else [])
 
 
 def test_plan_that_was_made_before(adapter: Path, tmp_path: Path) -> None:

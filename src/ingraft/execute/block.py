@@ -16,6 +16,10 @@ from ingraft.execute.figures import BlockFigures
 from ingraft.execute.inputs import BLOCK_ELEMENTS, FormulaCache, arithmetic, does_not_fit
 from ingraft.steps import REPLACE, Edit, MergeStep
 
+# A sum of squares below this has no element that the dtype cannot hold.
+_SAFE = {"F64": math.inf, "F32": 1e38, "BF16": 1e38, "F16": 65504.0**2}
+_GLANCE = 4096  # where a change is seen, as a rule
+
 
 @dataclass(frozen=True)
 class BlockJob:
@@ -55,8 +59,13 @@ def _cut(step: MergeStep, position: int, start: int, stop: int, edits: tuple[int
     return [BlockJob(step, position, at, min(at + length, stop), edits) for at in range(start, stop, length)]
 
 
-def edit_block(job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Path, buffers: Buffers) -> BlockFigures:
-    """Make and write one block; returns what it did. Raises UnusableInput when a number is not finite."""
+def edit_block(
+    job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Path, buffers: Buffers, *, measured: bool = True
+) -> BlockFigures | None:
+    """Make and write one block; returns what it did. Raises UnusableInput when a number is not finite.
+
+    measured  False: None for a block that was changed, without a look at how much
+    """
     step, count = job.step, job.stop - job.start
     with np.errstate(all="ignore"):  # what is not finite is found below
         base = _read_base(job, files, buffers)
@@ -71,12 +80,15 @@ def edit_block(job: BlockJob, cache: FormulaCache, files: OpenFiles, target: Pat
             result = _apply(step.edits[index], cache, index, result, job)
         result = result.reshape(-1)
         out = narrow(result, step.dtype, buffers.get("out", count, STORED[step.dtype]))
-        figures = _measure(step, result, base, out, buffers)
-    # One element that is not finite makes these sums so; the element-wise test costs more than all of the above.
-    if not math.isfinite(figures.delta + figures.loss):
-        _refuse_not_finite(step, result, widen(out, step.dtype, buffers.get("scratch", count, result.dtype)))
-    write_from(files.get(target, "r+b"), job.place[0], out)
-    return figures if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
+        # One element that is not finite, or too large, makes the sum so; a test of each costs more than all above.
+        if not _square(result) < _SAFE.get(step.dtype, math.inf):
+            _refuse_not_finite(step, result, widen(out, step.dtype, buffers.get("scratch", count, result.dtype)))
+        write_from(files.get(target, "r+b"), job.place[0], out)
+        if not job.edits:
+            return BlockFigures(0.0, 0.0, 0.0, 0)
+        if not measured and _is_changed(step, base, out):
+            return None
+        return _measure(step, result, base, out, buffers)
 
 
 def _refuse_not_finite(step: MergeStep, result: Array, written: Array) -> None:
@@ -90,6 +102,14 @@ def _refuse_not_finite(step: MergeStep, result: Array, written: Array) -> None:
             f"Merging gives numbers in {step.tensor} that {dtype_name(step.dtype)} cannot hold.",
             hint="Merge with --dtype float32.",
         )
+
+
+def _is_changed(step: MergeStep, base: Array | None, out: Array) -> bool:
+    """Is a stored number another than the base's, of the same dtype?"""
+    if base is None or step.source is None or step.source.dtype != step.dtype:
+        return False
+    first = slice(_GLANCE)
+    return not (np.array_equal(_bits(base[first]), _bits(out[first])) and np.array_equal(_bits(base), _bits(out)))
 
 
 def _read_base(job: BlockJob, files: OpenFiles, buffers: Buffers) -> Array | None:

@@ -16,12 +16,14 @@ from ingraft.execute.writing import Writing
 from ingraft.steps import OutputShard
 
 
-def edit_jobs(shard: OutputShard, writing: Writing, memory: Memory) -> Iterator[Future[Measured]]:
+def edit_jobs(
+    shard: OutputShard, writing: Writing, memory: Memory, *, measured: bool = True
+) -> Iterator[Future[Measured]]:
     """One job for each block of a file of weights, in the order of its bytes."""
     target, buffers = writing.folder / shard.file, Buffers()
 
     def edit(job: BlockJob, cache: FormulaCache) -> Measured:
-        figures = edit_block(job, cache, writing.files, target, buffers)
+        figures = edit_block(job, cache, writing.files, target, buffers, measured=measured)
         cache.done()
         writing.written(target, *job.place)
         return job.step, figures

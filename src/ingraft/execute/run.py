@@ -28,9 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """cloned  bytes of untouched tensors that the file system shares with the base instead of copying them"""
+    """What was done.
+
+    figures  by edited tensor; none where nothing was measured
+    moved    was any weight to change, before it was rounded to its stored dtype?
+    changed  is any stored number another than the base's?
+    cloned   bytes of untouched tensors that the file system shares with the base instead of copying them
+    """
 
     figures: tuple[StepFigures, ...]
+    moved: bool
+    changed: bool
     cloned: int
 
 
@@ -39,11 +47,13 @@ def execute(
     folder: Path,
     *,
     workers: int | None = None,
+    measured: bool = True,
     written: Written | None = None,
     finished: Callable[[OutputShard], None] | None = None,
 ) -> Execution:
     """Write everything that `plan` names into `folder`, which exists and is empty, one file of weights after another.
 
+    measured  with figures of what the edits did
     written   is told, by any thread, which bytes of which file of weights are what they will be; of every byte once
     finished  is told of each file of weights, when it is complete and before the next is begun
     Raises UnusableInput for NaN or infinity in the adapter or the result, OSError for a failing disk.
@@ -57,18 +67,28 @@ def execute(
         _begin_shards(plan, writing)
         for shard in plan.shards:
             copying = list(copy_jobs(shard, writing))
-            edit = edit or arithmetic.enter_context(_editing(plan, writing))  # while the first copies are made
+            edit = edit or arithmetic.enter_context(
+                _editing(plan, writing, measured)
+            )  # while the first copies are made
             editing = list(edit(shard))
             _finish([*copying, *editing])
             copies += copying
             edits += editing
             if finished:
                 finished(shard)
-    return Execution(step_figures(plan, (job.result() for job in edits)), sum(job.result() for job in copies))
+    results = [job.result() for job in edits]
+    return Execution(
+        figures=step_figures(plan, results) if measured else (),
+        moved=any(block is None or block.delta for _, block in results),
+        changed=any(block is None or block.changed for _, block in results),
+        cloned=sum(job.result() for job in copies),
+    )
 
 
 @contextmanager
-def _editing(plan: MergePlan, writing: Writing) -> Iterator[Callable[[OutputShard], Iterator[Future[Measured]]]]:
+def _editing(
+    plan: MergePlan, writing: Writing, measured: bool
+) -> Iterator[Callable[[OutputShard], Iterator[Future[Measured]]]]:
     """What makes the jobs that edit a file. Imports what their arithmetic is done with, which takes a while."""
     if needs_torch(plan):
         with importing_torch():
@@ -77,7 +97,7 @@ def _editing(plan: MergePlan, writing: Writing) -> Iterator[Callable[[OutputShar
 
     with one_thread_each():
         merged = _merged_by_peft(plan)
-        yield lambda shard: edit_jobs(shard, writing, merged)
+        yield lambda shard: edit_jobs(shard, writing, merged, measured=measured)
 
 
 def _merged_by_peft(plan: MergePlan) -> Memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ingraft.checkpoint.numbers import Buffers
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
 from ingraft.execute import block
-from ingraft.execute.block import BlockFigures, edit_block, part_jobs
+from ingraft.execute.block import edit_block, part_jobs
 from ingraft.execute.inputs import FormulaCache
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 
@@ -107,13 +108,13 @@ class Work:
             save_file({"m.weight": base}, folder / "base.safetensors")
             (self.source,) = read_header(folder / "base.safetensors").tensors
 
-    def run(self, step: MergeStep, dtype: torch.dtype) -> tuple[Tensor, list[BlockFigures]]:
+    def run(self, step: MergeStep, dtype: torch.dtype, *, measured: bool = True) -> tuple[Tensor, list[Any]]:
         target = self.folder / "out"
         target.write_bytes(bytes(7 + step.nbytes))
         with open_files() as files:
             jobs = part_jobs(step, 7)
             cache = FormulaCache(files, step, len(jobs), {})
-            figures = [edit_block(job, cache, files, target, Buffers()) for job in jobs]
+            figures = [edit_block(job, cache, files, target, Buffers(), measured=measured) for job in jobs]
         content = bytearray(target.read_bytes()[7:])
         return torch.frombuffer(content, dtype=dtype).reshape(step.shape), figures
 
@@ -159,6 +160,29 @@ def test_figures(blocks: int, tmp_path: Path) -> None:
     assert sum(f.loss for f in figures) == pytest.approx(float((found.double() - exact).square().sum()), rel=1e-2)
     assert sum(f.changed for f in figures) == int((found != base).sum())
     assert 0 < sum(f.changed for f in figures) < 80
+
+
+@pytest.mark.parametrize("changed", [None, (0, 0), (9, 7)])
+def test_what_is_not_measured_is_looked_at_for_a_change(
+    changed: tuple[int, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing for a changed block; all figures for one whose delta the dtype cannot hold, or whose delta is none."""
+    monkeypatch.setattr(block, "_GLANCE", 5)
+    base = torch.ones(10, 8, dtype=torch.bfloat16)
+    a, b = torch.zeros(3, 8), torch.zeros(10, 3)
+    a[0] = b[:, 0] = 1e-2
+    if changed:
+        b[changed[0], 1] = a[1, changed[1]] = 1
+    work = Work(tmp_path, base, lora_A=a, lora_B=b)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "BF16", work.source)
+
+    found, figures = work.run(step, torch.bfloat16, measured=False)
+
+    assert found.equal((base.double() + 2.0 * (b.double() @ a.double())).to(torch.bfloat16))
+    if changed:
+        assert figures == [None]
+    else:
+        assert (figures[0].changed, figures[0].delta > 0) == (0, True)
 
 
 def test_bias(tmp_path: Path, blocks: int) -> None:
