@@ -74,18 +74,22 @@ def read_into(file: IO[bytes], position: int, buffer: Any) -> None:
         done += count
 
 
+# Threads that write to one file take turns anyway; the kernel lets those that wait spin, which a lock does not.
+_write_lock = threading.Lock()
+
+
 def write_from(file: IO[bytes], position: int, buffer: Any) -> None:
     """Write all of `buffer` at `position`."""
     view = memoryview(buffer).cast("B")
     done = 0
-    while done < len(view):
-        piece = view[done : done + _WRITE]
-        if PORTABLE:
-            with _seek_lock:
+    with _seek_lock if PORTABLE else _write_lock:
+        while done < len(view):
+            piece = view[done : done + _WRITE]
+            if PORTABLE:
                 file.seek(position + done)
                 done += file.write(piece)
-        else:
-            done += os.pwrite(file.fileno(), piece, position + done)
+            else:
+                done += os.pwrite(file.fileno(), piece, position + done)
 
 
 def reserve(file: IO[bytes], nbytes: int) -> None:
