@@ -25,7 +25,7 @@ EPSILON: Mapping[str, float] = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-1
 # What numpy converts one element at a time; torch, where it is loaded, converts many, to the same bits.
 SLOW = ("F16",)
 
-_PIECE = 1 << 16  # elements whose intermediate results stay in a core's own cache
+_PIECE = 1 << 17  # elements whose intermediate results stay in a core's own cache
 
 
 class Buffers(threading.local):

@@ -10,7 +10,7 @@ from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.numbers import STORED, Array, Buffers, widen
 from ingraft.checkpoint.transfer import OpenFiles, read_into
 
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 19
 
 _buffers = Buffers()
 
