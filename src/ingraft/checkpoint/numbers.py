@@ -48,26 +48,23 @@ _own = Buffers()
 
 def widen(stored: Array, dtype: str, into: Array) -> Array:
     """Write the numbers of `stored`, of the stored dtype `dtype`, into `into` (float32 or float64); returns that."""
-    with np.errstate(invalid="ignore"):  # a NaN stays one
-        if dtype == "BF16":
-            _in_pieces(_widen_bfloat16, stored, into)
-        elif dtype in SLOW:
-            _convert_slow(stored, into)
-        else:
-            np.copyto(into, stored, casting="unsafe")
-    return into
+    return _convert(stored, into, dtype, _widen_bfloat16)
 
 
 def narrow(values: Array, dtype: str, into: Array) -> Array:
     """Round `values` (float32 or float64), to nearest and ties to even, to the stored dtype of `into`; returns that."""
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond the dtype is infinity
+    return _convert(values, into, dtype, _round_to_bfloat16)
+
+
+def _convert(source: Array, target: Array, dtype: str, of_bfloat16: Callable[[Array, Array], None]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond the dtype is infinity, a NaN stays one
         if dtype == "BF16":
-            _in_pieces(_round_to_bfloat16, values, into)
+            _in_pieces(of_bfloat16, source, target)
         elif dtype in SLOW:
-            _convert_slow(values, into)
+            _convert_slow(source, target)
         else:
-            np.copyto(into, values, casting="unsafe")
-    return into
+            np.copyto(target, source, casting="unsafe")
+    return target
 
 
 def _in_pieces(convert: Callable[[Array, Array], None], source: Array, target: Array) -> None:

@@ -67,9 +67,8 @@ def execute(
         _begin_shards(plan, writing)
         for shard in plan.shards:
             copying = list(copy_jobs(shard, writing))
-            edit = edit or arithmetic.enter_context(
-                _editing(plan, writing, measured)
-            )  # while the first copies are made
+            if edit is None:  # while the first file's copies are made
+                edit = arithmetic.enter_context(_editing(plan, writing, measured))
             editing = list(edit(shard))
             _finish([*copying, *editing])
             copies += copying

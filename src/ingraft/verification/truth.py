@@ -23,6 +23,7 @@ from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
 from ingraft.verification.forwards import flat, lora_added, number, own_forward
 from ingraft.verification.read import load_whole
 
+Forward = Callable[[Any], Any]  # of PEFT's layer, tensors to tensors
 RowBlocks = Callable[[], Iterator[tuple[slice, Array]]]
 # PEFT takes a part out of the base when it loads these, and rounds what remains to the base's dtype.
 _ROUND_THE_BASE = ("pissa:pissa", "pissa:olora", "pissa:kasa", "osf:osf")
@@ -57,7 +58,7 @@ class Truth:
     def __init__(self, plan: MergePlan, files: OpenFiles) -> None:
         self._plan, self._files = plan, files
         self._lock = threading.Lock()
-        self._kept: tuple[tuple[str, str], tuple[Any, Callable[[Any], Any]]] | None = None
+        self._kept: tuple[tuple[str, str], tuple[Any, Forward]] | None = None
 
     def noise(self, edit: Edit) -> float:
         """How much more the float32 arithmetic of this answer may lose than plain sums: inverses, decompositions."""
@@ -110,14 +111,14 @@ class Truth:
             width = layer.weight.shape[0] if edit.kind == "conv1d" else layer.weight[0].numel()
             return _float32(forward(torch.zeros(1, width, dtype=layer.weight.dtype))[0][rows])
 
-    def _layer(self, edit: Edit) -> tuple[Any, Callable[[Any], Any]]:
+    def _layer(self, edit: Edit) -> tuple[Any, Forward]:
         """(base layer, forward of tensors) of the edit's module; the last one asked for is kept."""
         key = (edit.target, edit.parameter.rsplit(".", 1)[0])
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, self._live_layer(edit) if edit.formula == IN_MEMORY else self._alone(edit))
         return self._kept[1]
 
-    def _alone(self, edit: Edit) -> tuple[Any, Callable[[Any], Any]]:
+    def _alone(self, edit: Edit) -> tuple[Any, Forward]:
         """The layer made of the base's numbers and this module's adapter tensors."""
         import torch
 
@@ -136,7 +137,7 @@ class Truth:
         adapted = adapted_layer(open_adapter(folder), edit.target, begin, shapes=self._shapes).float()
         return layer, forward_of(adapted, layer)
 
-    def _live_layer(self, edit: Edit) -> tuple[Any, Callable[[Any], Any]]:
+    def _live_layer(self, edit: Edit) -> tuple[Any, Forward]:
         from ingraft.adapted.layer import BaseLayer, forward_of
 
         module = self._live.get_submodule(edit.parameter.rsplit(".", 1)[0])
