@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ingraft.embedding.model import Backend, graph_of
-from ingraft.embedding.texts import TextFile, Window
+from ingraft.embedding.text_file import TextFile
+from ingraft.embedding.texts import Window
 from ingraft.embedding.vectors import Precision
 from ingraft.errors import UnusableInput
 from ingraft.exporters.source import weight_files

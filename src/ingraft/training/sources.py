@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ingraft.arrow_values import NO_COUNTERPART
 from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.hub import expanded, looks_like_repo_id
 from ingraft.training.beir import is_beir, read_beir
@@ -78,7 +79,7 @@ def _table(path: Path, dataset: Any) -> Table:
     columns = tuple(dataset.column_names)
     try:
         values = dataset.to_list()
-    except (ValueError, OverflowError, KeyError, TypeError, NotImplementedError) as error:  # a date that Python lacks
+    except NO_COUNTERPART as error:
         raise UnusableInput(f"{path} has values that cannot be read: {first_line(error)}") from None
     rows = tuple(Row(number, tuple(row[name] for name in columns)) for number, row in enumerate(values, start=1))
     if not rows:

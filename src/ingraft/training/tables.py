@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ingraft.arrow_values import NO_COUNTERPART
 from ingraft.errors import UnusableInput, first_line, nearest
 from ingraft.files import parse_json
 
@@ -176,7 +177,7 @@ def _values(path: Path, name: str, column: Any) -> list[Any]:
     """A column in Python's types, which have no room for every date, span of time and time zone that Parquet has."""
     try:
         found: list[Any] = column.to_pylist()
-    except (ValueError, OverflowError, KeyError, TypeError, NotImplementedError) as error:
+    except NO_COUNTERPART as error:
         raise UnusableInput(
             f"{path} has values in the column {name!r} that cannot be read, of type {column.type}: {first_line(error)}",
             hint="Write the file without that column.",
