@@ -29,8 +29,8 @@ from ingraft.verification.report import Check, VerificationReport
 class Progress(Protocol):
     """Told when a stage begins, with its bytes in all, and about bytes done in it.
 
-    Stages are `base` (made from a quantised one), `merge` (written, and read for the proof), `weights` (of `verify`)
-    and `embeddings`, which are not counted.
+    Those of a merge are `base` (made from a quantised one), `merge` (written, and read for the proof) and `embeddings`,
+    which are not counted; `weights` is the proof of `verify`.
     """
 
     def begin(self, stage: str, total: int) -> None: ...
