@@ -15,7 +15,7 @@ help:  ## show this list
 install: $(STAMP)  ## create .venv with everything; the command is then .venv/bin/ingraft
 
 # torch first and by itself, so that its pinned build is there before anything can ask for another.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard src/ingraft/kernels/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "ingraft needs Python 3.10 or newer. Name one: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch

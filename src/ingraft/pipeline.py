@@ -135,10 +135,10 @@ def run_plan(
         if verify:
             # File by file, as they are merged: what one stage has read is still in memory for the next.
             for weights, shard in zip_longest(plan.base.weights, plan.shards):
-                if weights is not None:
-                    hashes.start([weights])
                 if shard is not None:
-                    hashes.follow(folder / shard.file, shard.nbytes)
+                    hashes.follow(folder / shard.file, shard.nbytes, beside=weights)
+                elif weights is not None:
+                    hashes.start([weights])
 
         def written(path: Path, position: int, count: int) -> None:
             hashes.written(path, position, count)

@@ -220,15 +220,40 @@ def test_large_matrices(dtype: str) -> None:
 
 
 def test_without_linux_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingraft import mapped
     from ingraft.checkpoint import transfer
 
     _, adapter = adapter_of("bert", "bfloat16", 3)
     usual = merged_once(adapter)
     monkeypatch.setattr(transfer, "PORTABLE", True)
+    monkeypatch.setattr(mapped, "POSSIBLE", False)
 
     portable = merged(adapter)
 
     assert stored_tensors(portable) == stored_tensors(usual)
+    assert hashes_of(portable) == hashes_of(usual)
+
+
+def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingraft import hashes, kernels
+    from ingraft.kernels import in_numpy
+
+    _, adapter = adapter_of("qwen3", "bfloat16", 3)
+    usual = merged_once(adapter)
+    monkeypatch.setattr(kernels, "chosen", in_numpy)
+    monkeypatch.setattr(kernels, "COMPILED", False)
+    monkeypatch.setattr(hashes, "TWO_AT_ONCE", False)
+
+    slow, unproven = merged(adapter), merged(adapter, "--no-verify")
+
+    assert stored_tensors(slow) == stored_tensors(usual) == stored_tensors(unproven)
+    assert hashes_of(slow) == hashes_of(usual)
+
+
+def hashes_of(output: Path) -> dict[str, str]:
+    """Of files of weights, as the manifest has them."""
+    files = json.loads((output / "ingraft.json").read_text(encoding="utf-8"))["files"]
+    return {name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")}
 
 
 def test_number_of_threads_does_not_matter() -> None:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
-from ingraft.checkpoint.numbers import Array
 from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.execute import inputs
+from ingraft.kernels.buffers import Array
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,

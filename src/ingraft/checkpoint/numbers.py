@@ -6,14 +6,13 @@ A plain LoRA merge needs nothing else: importing torch takes longer than merging
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
+from ingraft import kernels
+from ingraft.kernels.buffers import Array, Buffers
 
 STORED: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16),
@@ -24,24 +23,6 @@ STORED: Mapping[str, np.dtype[Any]] = {
 EPSILON: Mapping[str, float] = {"F64": 2.0**-52, "F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 # What numpy converts one element at a time; torch, where it is loaded, converts many, to the same bits.
 SLOW = ("F16",)
-
-_PIECE = 1 << 17  # elements whose intermediate results stay in a core's own cache
-
-
-class Buffers(threading.local):
-    """Reused memory of each thread: pages that were touched once stay mapped."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Array] = {}
-
-    def get(self, name: str, count: int, dtype: Any) -> Array:
-        """`count` elements of `dtype`, with whatever was in them before; valid until `name` is asked for again."""
-        nbytes = count * np.dtype(dtype).itemsize
-        kept = self._kept.get(name)
-        if kept is None or kept.nbytes < nbytes:
-            kept = self._kept[name] = np.empty(nbytes, np.uint8)
-        return kept[:nbytes].view(dtype)
-
 
 _own = Buffers()
 
@@ -59,7 +40,7 @@ def narrow(values: Array, dtype: str, into: Array) -> Array:
 def _convert(source: Array, target: Array, dtype: str, of_bfloat16: Callable[[Array, Array], None]) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # beyond the dtype is infinity, a NaN stays one
         if dtype == "BF16":
-            _in_pieces(of_bfloat16, source, target)
+            of_bfloat16(source, target)
         elif dtype in SLOW:
             _convert_slow(source, target)
         else:
@@ -67,39 +48,23 @@ def _convert(source: Array, target: Array, dtype: str, of_bfloat16: Callable[[Ar
     return target
 
 
-def _in_pieces(convert: Callable[[Array, Array], None], source: Array, target: Array) -> None:
-    for at in range(0, source.size, _PIECE):
-        convert(source[at : at + _PIECE], target[at : at + _PIECE])
-
-
 def _widen_bfloat16(stored: Array, into: Array) -> None:
-    """The bits of a bfloat16 are the first half of the same number's float32."""
     direct = into.dtype == np.float32
-    bits = into.view(np.uint32) if direct else _own.get("bits", stored.size, np.uint32)
-    np.copyto(bits, stored)
-    np.left_shift(bits, 16, out=bits)
+    values = into if direct else _own.get("values", stored.size, np.float32)
+    kernels.chosen.widen(np.ascontiguousarray(stored), values)
     if not direct:
-        np.copyto(into, bits.view(np.float32))
+        np.copyto(into, values)
 
 
 def _round_to_bfloat16(values: Array, into: Array) -> None:
-    """Half of the last kept bit is added, less one where that bit is 0, and the rest cut off. (NaN is not kept.)"""
-    if values.dtype != np.float32:
-        values = values.astype(np.float32)
-    bits = values.view(np.uint32)
-    rounded = _own.get("bits", values.size, np.uint32)
-    np.right_shift(bits, 16, out=rounded)
-    np.bitwise_and(rounded, 1, out=rounded)
-    np.add(rounded, 0x7FFF, out=rounded)
-    np.add(rounded, bits, out=rounded)
-    np.right_shift(rounded, 16, out=rounded)
-    np.copyto(into, rounded, casting="unsafe")
+    kernels.chosen.round_to_nearest(np.ascontiguousarray(values, np.float32), into)
 
 
 def _convert_slow(source: Array, target: Array) -> None:
     """Between float16 and float32; float64 goes by way of float32, as it does in torch."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.from_numpy(target).copy_(torch.from_numpy(source))
+        own = source if source.flags.writeable else source.copy()  # torch has no tensors that are to be read only
+        torch.from_numpy(target).copy_(torch.from_numpy(own))
     else:
         np.copyto(target, source.astype(np.float32, copy=False), casting="unsafe")

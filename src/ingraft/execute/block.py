@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ingraft.checkpoint import dtype_name
-from ingraft.checkpoint.numbers import STORED, Array, Buffers, narrow, widen
-from ingraft.checkpoint.transfer import OpenFiles, read_into, write_from
-from ingraft.errors import UnusableInput
+from ingraft.checkpoint.numbers import STORED, widen
+from ingraft.checkpoint.stored import stored_elements
+from ingraft.checkpoint.transfer import OpenFiles, write_from
 from ingraft.execute.figures import BlockFigures
 from ingraft.execute.inputs import BLOCK_ELEMENTS, FormulaCache, arithmetic, does_not_fit
+from ingraft.execute.rounding import rounded
+from ingraft.kernels.buffers import Array, Buffers
 from ingraft.steps import REPLACE, Edit, MergeStep
-
-# A sum of squares below this has no element that the dtype cannot hold.
-_SAFE = {"F64": math.inf, "F32": 1e38, "BF16": 1e38, "F16": 65504.0**2}
-_GLANCE = 4096  # where a change is seen, as a rule
 
 
 @dataclass(frozen=True)
@@ -78,48 +74,17 @@ def edit_block(
         result = work
         for index in job.edits:
             result = _apply(step.edits[index], cache, index, result, job)
-        result = result.reshape(-1)
-        out = narrow(result, step.dtype, buffers.get("out", count, STORED[step.dtype]))
-        # One element that is not finite, or too large, makes the sum so; a test of each costs more than all above.
-        if not _square(result) < _SAFE.get(step.dtype, math.inf):
-            _refuse_not_finite(step, result, widen(out, step.dtype, buffers.get("scratch", count, result.dtype)))
-        write_from(files.get(target, "r+b"), job.place[0], out)
-        if not job.edits:
-            return BlockFigures(0.0, 0.0, 0.0, 0)
-        if not measured and _is_changed(step, base, out):
-            return None
-        return _measure(step, result, base, out, buffers)
-
-
-def _refuse_not_finite(step: MergeStep, result: Array, written: Array) -> None:
-    """Raise UnusableInput if an element is not finite. (Squares of finite ones can be too large: no fault.)"""
-    if not np.isfinite(result).all():
-        raise UnusableInput(
-            f"Merging gives NaN or infinity in {step.tensor}.", hint="The adapter diverged, or fits another base."
-        )
-    if not np.isfinite(written).all():
-        raise UnusableInput(
-            f"Merging gives numbers in {step.tensor} that {dtype_name(step.dtype)} cannot hold.",
-            hint="Merge with --dtype float32.",
-        )
-
-
-def _is_changed(step: MergeStep, base: Array | None, out: Array) -> bool:
-    """Is a stored number another than the base's, of the same dtype?"""
-    if base is None or step.source is None or step.source.dtype != step.dtype:
-        return False
-    first = slice(_GLANCE)
-    return not (np.array_equal(_bits(base[first]), _bits(out[first])) and np.array_equal(_bits(base), _bits(out)))
+        out, figures = rounded(step, result.reshape(-1), base, buffers, measured=measured)
+    write_from(files.get(target, "r+b"), job.place[0], out)
+    return figures if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
 
 
 def _read_base(job: BlockJob, files: OpenFiles, buffers: Buffers) -> Array | None:
     """The base's elements of the block as they are stored; None where the adapter alone decides."""
-    step, count = job.step, job.stop - job.start
+    step = job.step
     if step.source is None or step.source.shape != step.shape:
         return None
-    raw = buffers.get("raw", count, STORED[step.source.dtype])
-    read_into(files.get(step.source.file), step.source.start + job.start * raw.itemsize, raw)
-    return raw
+    return stored_elements(files, step.source, job.start, job.stop, buffers, "raw")
 
 
 def _apply(edit: Edit, cache: FormulaCache, index: int, result: Array, job: BlockJob) -> Array:
@@ -139,30 +104,3 @@ def _apply(edit: Edit, cache: FormulaCache, index: int, result: Array, job: Bloc
         return built(result.reshape(-1, width), rows)
     except (RuntimeError, ValueError) as error:  # of torch, of numpy
         raise does_not_fit(edit, error) from None
-
-
-def _measure(step: MergeStep, result: Array, base: Array | None, out: Array, buffers: Buffers) -> BlockFigures:
-    """Sums of squares of W, of W′ − W, of stored − W′, and how many stored values differ from the base's."""
-    scratch = buffers.get("scratch", result.size, result.dtype)
-    loss = 0.0
-    if out.dtype != result.dtype:
-        loss = _square(np.subtract(widen(out, step.dtype, scratch), result, out=scratch))
-    if base is None:
-        return BlockFigures(0.0, _square(result), loss, result.size)
-    assert step.source is not None
-    norm = _square(widen(base, step.source.dtype, scratch))
-    before = base
-    if step.source.dtype != step.dtype:
-        before = narrow(scratch, step.dtype, buffers.get("before", result.size, out.dtype))
-    delta = _square(np.subtract(scratch, result, out=scratch))
-    differs = np.not_equal(_bits(before), _bits(out), out=buffers.get("differs", result.size, np.bool_))
-    return BlockFigures(norm, delta, loss, int(np.count_nonzero(differs)))
-
-
-def _bits(values: Array) -> Array:
-    """The elements as integers, which compare faster, and NaN with NaN as equal."""
-    return values.view(f"i{values.itemsize}")
-
-
-def _square(values: Array) -> float:
-    return float(np.dot(values, values))

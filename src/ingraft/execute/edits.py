@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-from ingraft.checkpoint.numbers import Buffers
 from ingraft.execute.block import BlockJob, edit_block, part_jobs
 from ingraft.execute.figures import Measured
 from ingraft.execute.inputs import FormulaCache, Memory
 from ingraft.execute.writing import Writing
+from ingraft.kernels.buffers import Buffers
 from ingraft.steps import OutputShard
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ingraft.adapted.inject import told
 from ingraft.adapted.layer import BaseLayer, effective_weight, forward_of
-from ingraft.checkpoint.numbers import Array
+from ingraft.kernels.buffers import Array
 from ingraft.methods.method import LayerKind
 from ingraft.steps import IN_MEMORY, MergePlan
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ingraft.checkpoint.numbers import Array
+from ingraft.kernels.buffers import Array
 from ingraft.methods.method import Setting
 from ingraft.steps import Edit
 

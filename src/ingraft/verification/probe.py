@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ingraft import kernels
 from ingraft.checkpoint import TensorInfo
-from ingraft.checkpoint.numbers import EPSILON, STORED, Array, narrow, widen
+from ingraft.checkpoint.numbers import EPSILON, STORED, narrow, widen
 from ingraft.checkpoint.transfer import OpenFiles
+from ingraft.kernels.buffers import Array
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 from ingraft.verification.read import CHUNK_ELEMENTS, load, load_float
 from ingraft.verification.truth import Truth, random_input
@@ -132,14 +134,22 @@ class _Rows:
             yield rows, self._load(self.base, at, stop, 0)
 
     def products(self, x: Array, asked: Array) -> _Products:
-        base, merged, squares = [], [], []
-        x_squares = x * x
+        rows = (self.stop - self.start) // self.width
+        found = np.empty((4, rows), np.float32)
         for at, stop in self._blocks():
-            base.append(self._load(self.base, at, stop, 0) @ asked)
-            block = self._load(self.written, at, stop, 1)
-            merged.append(block @ x)
-            squares.append(np.square(block, out=block) @ x_squares)
-        return _Products(np.concatenate(base), np.concatenate(merged), np.concatenate(squares))
+            here = slice((at - self.start) // self.width, (stop - self.start) // self.width)
+            self._multiply(self.base, at, stop, asked, found[:2, here])
+            self._multiply(self.written, at, stop, x, found[2:, here])
+        return _Products(base=found[0], merged=found[2], squares=found[3])
+
+    def _multiply(self, info: TensorInfo, at: int, stop: int, x: Array, into: Array) -> None:
+        """Σ_j w_j·x_j and Σ_j (w_j·x_j)² of the block's rows, into `into` [2, rows]."""
+        if info.dtype == "BF16":
+            kernels.chosen.row_products(load(self.files, info, at, stop, slot=0), x, *into)
+        else:
+            block = self._load(info, at, stop, 0)
+            np.matmul(block, x, out=into[0])
+            np.matmul(np.square(block, out=block), x * x, out=into[1])
 
     def products_from_columns(self, x: Array, asked: Array) -> _Products:
         """The same for a matrix that is stored as [in, out]."""

@@ -7,34 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from ingraft.checkpoint import TensorInfo
-from ingraft.checkpoint.numbers import STORED, Array, Buffers, widen
+from ingraft.checkpoint.numbers import STORED, widen
+from ingraft.checkpoint.stored import stored_bytes, stored_elements
 from ingraft.checkpoint.transfer import OpenFiles, read_into
+from ingraft.kernels.buffers import Array, Buffers
 
-CHUNK_ELEMENTS = 1 << 19
+CHUNK_ELEMENTS = 1 << 21
 
 _buffers = Buffers()
 
 
 def load_part(files: OpenFiles, path: Path, start: int, count: int, *, slot: int) -> Array:
-    """`count` bytes of a file as uint8, in this thread's buffer `slot`; valid until the slot is used again."""
-    part = _buffers.get(f"stored {slot}", count, np.uint8)
-    if count:
-        read_into(files.get(path), start, part)
-    return part
+    """`count` bytes of a file as uint8, to be read only; valid until this thread uses `slot` again."""
+    return stored_bytes(files, path, start, count, _buffers, f"stored {slot}")
 
 
 def load(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int) -> Array:
-    """Elements [start, stop) of a stored tensor as they are stored, flat, in this thread's buffer `slot`."""
-    size = STORED[info.dtype].itemsize
-    part = load_part(files, info.file, info.start + start * size, (stop - start) * size, slot=slot)
-    return part.view(STORED[info.dtype])
+    """Elements [start, stop) of a stored tensor as they are stored, flat; otherwise as `load_part`."""
+    return stored_elements(files, info, start, stop, _buffers, f"stored {slot}")
 
 
 def load_float(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int) -> Array:
     """Elements [start, stop) of a stored tensor in float32, in this thread's buffer `slot`; free to be changed."""
     stored = load(files, info, start, stop, slot=slot)
-    if info.dtype == "F32":
-        return stored
     return widen(stored, info.dtype, _buffers.get(f"float32 {slot}", stored.size, np.float32))
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from ingraft.adapter import open_adapter
 from ingraft.checkpoint import TensorInfo, dtype_name
-from ingraft.checkpoint.numbers import Array
 from ingraft.checkpoint.transfer import OpenFiles, open_files
+from ingraft.kernels.buffers import Array
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergePlan, MergeStep
 from ingraft.verification.forwards import flat, lora_added, number, own_forward
 from ingraft.verification.read import load_whole

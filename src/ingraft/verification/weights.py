@@ -7,7 +7,7 @@ layer answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ingraft.adapter.adapter import read_tensors
-from ingraft.checkpoint import TensorInfo, read_header
+from ingraft.checkpoint import Header, TensorInfo, read_header
 from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.errors import UnusableInput
 from ingraft.steps import MergePlan, MergeStep, OutputShard
@@ -59,14 +59,17 @@ class WeightProof:
 
     def check(self, shard: OutputShard) -> None:
         """Check the tensors of a file that is complete."""
-        fault = self._faults[shard.file] = _shard_fault(shard, self._folder)
+        try:
+            header = read_header(self._folder / shard.file)
+        except UnusableInput as error:
+            self._faults[shard.file] = error.message
+            return
+        fault = self._faults[shard.file] = _fault(shard, header)
         if fault:
             return
         context, pool = self._tools
-        jobs = [
-            pool.submit(_check_step, context, step, info, self._tell)
-            for step, info in _written(shard, self._folder)  # in order, as they are hashed meanwhile: read once
-        ]
+        written = {info.name: info for info in header.tensors}
+        jobs = [pool.submit(_check_step, context, step, written[step.tensor], self._tell) for step in shard.steps]
         self._results += [job.result() for job in jobs]
 
     def checks(self) -> tuple[Check, ...]:
@@ -88,13 +91,6 @@ class WeightProof:
         files = self._open.enter_context(open_files())
         truth = self._open.enter_context(open_truth(self._plan))
         return _Context(files, truth), self._open.enter_context(ThreadPoolExecutor(self._workers))
-
-
-def _written(shard: OutputShard, folder: Path) -> Iterator[tuple[MergeStep, TensorInfo]]:
-    """Each step with its tensor in the written file."""
-    found = {info.name: info for info in read_header(folder / shard.file).tensors}
-    for step in shard.steps:
-        yield step, found[step.tensor]
 
 
 @dataclass(frozen=True)
@@ -123,11 +119,7 @@ def _shown(tensor: tuple[str, tuple[int, ...]] | None, otherwise: str) -> str:
     return f"{tensor[0]} {list(tensor[1])}" if tensor else otherwise
 
 
-def _shard_fault(shard: OutputShard, folder: Path) -> str:
-    try:
-        header = read_header(folder / shard.file)
-    except UnusableInput as error:
-        return error.message
+def _fault(shard: OutputShard, header: Header) -> str:
     found = {info.name: (info.dtype, info.shape) for info in header.tensors}
     wanted = {step.tensor: (step.dtype, step.shape) for step in shard.steps}
     for name in {**wanted, **found}:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tensors import DTYPES, as_tensor
-from ingraft.checkpoint.numbers import EPSILON, STORED, Buffers, narrow, widen
+from ingraft.checkpoint.numbers import EPSILON, STORED, narrow, widen
+from ingraft.kernels.buffers import Buffers
 
 FLOATS = ["F64", "F32", "F16", "BF16"]
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ingraft import kernels
 from ingraft.checkpoint import TensorInfo, read_header
-from ingraft.checkpoint.numbers import Buffers
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
-from ingraft.execute import block
+from ingraft.execute import block, rounding
 from ingraft.execute.block import edit_block, part_jobs
 from ingraft.execute.inputs import FormulaCache
+from ingraft.kernels.buffers import Buffers
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -163,11 +164,13 @@ def test_figures(blocks: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [None, (0, 0), (9, 7)])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_what_is_not_measured_is_looked_at_for_a_change(
-    changed: tuple[int, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: tuple[int, int] | None, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing for a changed block; all figures for one whose delta the dtype cannot hold, or whose delta is none."""
-    monkeypatch.setattr(block, "_GLANCE", 5)
+    monkeypatch.setattr(rounding, "_GLANCE", 5)
+    monkeypatch.setattr(kernels, "COMPILED", kernels.COMPILED and compiled)
     base = torch.ones(10, 8, dtype=torch.bfloat16)
     a, b = torch.zeros(3, 8), torch.zeros(10, 3)
     a[0] = b[:, 0] = 1e-2

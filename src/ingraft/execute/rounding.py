@@ -1,0 +1,98 @@
+"""A block's result, rounded once to what it is stored in, and what the edit and the rounding did."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ingraft import kernels
+from ingraft.checkpoint import dtype_name
+from ingraft.checkpoint.numbers import STORED, narrow, widen
+from ingraft.errors import UnusableInput
+from ingraft.execute.figures import BlockFigures
+from ingraft.kernels.buffers import Array, Buffers
+from ingraft.steps import MergeStep
+
+# A sum of squares below this has no element that the dtype cannot hold.
+_SAFE = {"F64": math.inf, "F32": 1e38, "BF16": 1e38, "F16": 65504.0**2}
+_GLANCE = 4096  # where a change is seen, as a rule
+
+
+def rounded(
+    step: MergeStep, result: Array, base: Array | None, buffers: Buffers, *, measured: bool
+) -> tuple[Array, BlockFigures | None]:
+    """The numbers of `result` as the step stores them, and what was done to `base` (stored numbers, None: replaced).
+
+    measured  False: None for a block that was changed, without a look at how much
+    Raises UnusableInput when a number is not finite or too large for the dtype.
+    """
+    out = buffers.get("out", result.size, STORED[step.dtype])
+    if base is not None and (measured or kernels.COMPILED) and _all_bfloat16(step, result):
+        square, norm, delta, loss, changed = kernels.chosen.round_and_measure(result, base, out)
+        _refuse_not_finite(step, square, result, out, buffers)
+        return out, BlockFigures(norm, delta, loss, changed) if measured or not changed else None
+    narrow(result, step.dtype, out)
+    _refuse_not_finite(step, _square(result), result, out, buffers)
+    if not measured and _is_changed(step, base, out):
+        return out, None
+    return out, _measure(step, result, base, out, buffers)
+
+
+def _all_bfloat16(step: MergeStep, result: Array) -> bool:
+    """From bfloat16 to bfloat16 by way of float32, which kernels are for."""
+    return step.source is not None and step.source.dtype == step.dtype == "BF16" and result.dtype == np.float32
+
+
+def _refuse_not_finite(step: MergeStep, square: float, result: Array, out: Array, buffers: Buffers) -> None:
+    """Raise UnusableInput if an element is not finite. `square`: the sum of the result's squares.
+
+    One element that is not finite, or too large, makes the sum so; a test of each costs more than all else.
+    (Squares of finite ones can be too large: no fault.)
+    """
+    if square < _SAFE.get(step.dtype, math.inf):
+        return
+    if not np.isfinite(result).all():
+        raise UnusableInput(
+            f"Merging gives NaN or infinity in {step.tensor}.", hint="The adapter diverged, or fits another base."
+        )
+    if not np.isfinite(widen(out, step.dtype, buffers.get("scratch", out.size, result.dtype))).all():
+        raise UnusableInput(
+            f"Merging gives numbers in {step.tensor} that {dtype_name(step.dtype)} cannot hold.",
+            hint="Merge with --dtype float32.",
+        )
+
+
+def _is_changed(step: MergeStep, base: Array | None, out: Array) -> bool:
+    """Is a stored number another than the base's, of the same dtype?"""
+    if base is None or step.source is None or step.source.dtype != step.dtype:
+        return False
+    first = slice(_GLANCE)
+    return not (np.array_equal(_bits(base[first]), _bits(out[first])) and np.array_equal(_bits(base), _bits(out)))
+
+
+def _measure(step: MergeStep, result: Array, base: Array | None, out: Array, buffers: Buffers) -> BlockFigures:
+    """Sums of squares of W, of W′ − W, of stored − W′, and how many stored values differ from the base's."""
+    scratch = buffers.get("scratch", result.size, result.dtype)
+    loss = 0.0
+    if out.dtype != result.dtype:
+        loss = _square(np.subtract(widen(out, step.dtype, scratch), result, out=scratch))
+    if base is None:
+        return BlockFigures(0.0, _square(result), loss, result.size)
+    assert step.source is not None
+    norm = _square(widen(base, step.source.dtype, scratch))
+    before = base
+    if step.source.dtype != step.dtype:
+        before = narrow(scratch, step.dtype, buffers.get("before", result.size, out.dtype))
+    delta = _square(np.subtract(scratch, result, out=scratch))
+    differs = np.not_equal(_bits(before), _bits(out), out=buffers.get("differs", result.size, np.bool_))
+    return BlockFigures(norm, delta, loss, int(np.count_nonzero(differs)))
+
+
+def _bits(values: Array) -> Array:
+    """The elements as integers, which compare faster, and NaN with NaN as equal."""
+    return values.view(f"i{values.itemsize}")
+
+
+def _square(values: Array) -> float:
+    return float(np.dot(values, values))

@@ -1,0 +1,6 @@
+from typing_extensions import Buffer
+
+SUPPORTED: bool
+
+def compress(data: Buffer, state: Buffer, /) -> None: ...
+def compress_both(data: Buffer, other_data: Buffer, state: Buffer, other_state: Buffer, /) -> None: ...
