@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +11,17 @@ from ingraft.errors import CheckFailed
 
 @contextmanager
 def unchanged(paths: Iterable[Path]) -> Iterator[None]:
-    """CheckFailed at the end of the block for a file that was replaced, removed or written to in it."""
+    """CheckFailed for a file that was replaced, removed, cut off or written to in the block."""
     before = {path: _stamp(path) for path in paths}
-    yield
+    try:
+        yield
+    except EOFError:  # if it is for this, this is what to say
+        _compare(before)
+        raise
+    _compare(before)
+
+
+def _compare(before: Mapping[Path, tuple[int, ...] | None]) -> None:
     for path, stamp in before.items():
         if _stamp(path) != stamp:
             raise CheckFailed(f"{path} was changed while it was merged.", hint="Nothing was published. Merge again.")

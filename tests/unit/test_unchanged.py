@@ -51,3 +51,18 @@ def test_what_fails_in_the_block_is_raised(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         fail()
+
+
+def test_a_file_that_is_cut_off_is_named_when_its_end_is_missed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+
+    def read(change: bool) -> None:
+        with unchanged([tmp_path / "a"]):
+            if change:
+                (tmp_path / "a").write_bytes(b"12")
+            raise EOFError("a ends early")
+
+    with pytest.raises(EOFError):
+        read(change=False)
+    with pytest.raises(CheckFailed, match="a was changed while it was merged"):
+        read(change=True)
