@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def test_any_part(path: Path, position: int, count: int) -> None:
 
     assert bytes(view) == path.read_bytes()[position : position + count]
     assert view.readonly
+
+
+def test_where_the_file_system_does_not_map(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with path.open("rb") as file:
+        assert bytes(mapped.view(file, PAGE - 1, 99)) == path.read_bytes()[PAGE - 1 : PAGE + 98]
 
 
 def test_what_is_written_is_seen(path: Path) -> None:

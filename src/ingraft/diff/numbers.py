@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
-from ingraft.verification.read import CHUNK_ELEMENTS, load_part
+from ingraft.verification.read import load_part
+
+CHUNK_ELEMENTS = 1 << 19
 
 # What is packed below a byte, or complex, is compared as bytes.
 NUMBERS: Mapping[str, torch.dtype] = {
@@ -58,10 +60,10 @@ def same_bytes(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> bool:
 
 
 def numbers(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int) -> Tensor:
-    """Elements [start, stop) as they are stored, flat, in this thread's buffer `slot`; the dtype is in NUMBERS."""
+    """Elements [start, stop) as they are stored, flat; the dtype is in NUMBERS."""
     size = info.nbytes // max(info.elements, 1)
     part = load_part(files, info.file, info.start + start * size, (stop - start) * size, slot=slot)
-    return torch.from_numpy(part).view(NUMBERS[info.dtype])
+    return torch.from_numpy(part.copy()).view(NUMBERS[info.dtype])  # torch has no tensors that are to be read only
 
 
 def change_of(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> Change:

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
-from ingraft.diff.numbers import NUMBERS, numbers
-from ingraft.verification.read import CHUNK_ELEMENTS
+from ingraft.diff.numbers import CHUNK_ELEMENTS, NUMBERS, numbers
 
 Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 # Directions that are looked at: enough for most adapters; and once more, where all of them count.
