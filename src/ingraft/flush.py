@@ -23,6 +23,7 @@ class Flush:
         self._changed = threading.Condition()
         self._missing = dict(sizes)
         self._waiting: dict[Path, int] = {}  # bytes that no fsync has seen
+        self._unneeded: set[Path] = set()
         self._ended = False
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="fsync", daemon=True)
@@ -35,6 +36,16 @@ class Flush:
             self._missing[path] -= count
             if self._is_due(path):
                 self._changed.notify()
+
+    def let_go(self, path: Path) -> None:
+        """A file that is complete is not read again: once it is on the disk, its memory may serve for something else.
+
+        Otherwise the system keeps what was written last, in place of what is still to be read.
+        """
+        with self._changed:
+            self._unneeded.add(path)
+            self._waiting.setdefault(path, 0)
+            self._changed.notify()
 
     def wait(self) -> None:
         """Until all is on the disk. Raises the disk's error."""
@@ -61,6 +72,8 @@ class Flush:
         try:
             while path := self._next():
                 fsync(path)
+                if path in self._unneeded:
+                    leave_memory(path)
         except OSError as error:
             self._error = error
 
@@ -95,3 +108,10 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def leave_memory(path: Path) -> None:
+    """Ask the system to keep nothing of a file in memory; what is not on the disk yet stays."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

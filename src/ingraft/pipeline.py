@@ -15,12 +15,13 @@ from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.execute import Execution, StepFigures, Written, default_workers, execute
 from ingraft.flush import flushing
+from ingraft.machine import available_memory
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
-from ingraft.steps import MergePlan
+from ingraft.steps import MergePlan, OutputShard
 from ingraft.unchanged import unchanged
 from ingraft.verification.provable import check_provable
 from ingraft.verification.report import Check, VerificationReport
@@ -145,9 +146,16 @@ def run_plan(
             flush.written(path, count)
             shown.advance(count)
 
+        def finished(shard: OutputShard) -> None:
+            if not fits:
+                flush.let_go(folder / shard.file)
+
+        fits = _fits_in_memory(plan)
         to_prove = sum(step.nbytes for step in plan.steps()) if verify else 0
         shown.begin("merge", sum(shard.nbytes for shard in plan.shards) + to_prove)
-        done, checks = _carried_out(plan, folder, verify=verify, workers=workers, written=written, shown=shown)
+        done, checks = _carried_out(
+            plan, folder, verify=verify, workers=workers, written=written, finished=finished, shown=shown
+        )
         shown.end()
         _refuse_no_change(plan, done)
         report = _proven(plan, folder, checks, done.figures, embeddings=embeddings, shown=shown) if verify else None
@@ -169,18 +177,39 @@ def _signer(plan: MergePlan, key: Path) -> Signer:
     return private_key(key)
 
 
+def _fits_in_memory(plan: MergePlan) -> bool:
+    """Are base and output small enough for the system to keep both in memory?"""
+    available = available_memory()
+    size = sum(shard.nbytes for shard in plan.shards) + sum(path.stat().st_size for path in plan.base.weights)
+    return available is None or size < available
+
+
 def _carried_out(
-    plan: MergePlan, folder: Path, *, verify: bool, workers: int, written: Written, shown: Progress
+    plan: MergePlan,
+    folder: Path,
+    *,
+    verify: bool,
+    workers: int,
+    written: Written,
+    finished: Callable[[OutputShard], None],
+    shown: Progress,
 ) -> tuple[Execution, tuple[Check, ...]]:
-    """The plan's files in `folder`, and the proof of their weights: each file's as soon as it is complete."""
+    """The plan's files in `folder`, and the proof of their weights: each file's as soon as it is complete.
+
+    finished  is told of each file that is not read again
+    """
     if not verify:
-        return execute(plan, folder, workers=workers, measured=False, written=written), ()
+        return execute(plan, folder, workers=workers, measured=False, written=written, finished=finished), ()
     from ingraft.verification.weights import WeightProof
 
     with WeightProof(plan, folder, workers=workers, progress=shown.advance) as proof:
-        # Two models in memory, PEFT's and the proof's, would be one too many.
-        finished = proof.check if plan.route == "streamed" else None
-        done = execute(plan, folder, workers=workers, written=written, finished=finished)
+
+        def complete(shard: OutputShard) -> None:
+            if plan.route == "streamed":  # two models in memory, PEFT's and the proof's, would be one too many
+                proof.check(shard)
+                finished(shard)
+
+        done = execute(plan, folder, workers=workers, written=written, finished=complete)
         if plan.route == "in-memory":
             gc.collect()  # PEFT's model is full of cycles
         return done, proof.checks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,33 @@ def test_complete_file_does_not_wait_for_the_block_to_end(monkeypatch: pytest.Mo
         to_disk.written(Path("a"), 1)
         assert called.wait(10)
         assert calls == [Path("a")]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_file_that_is_not_read_again_leaves_memory(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is on the disk, and no other."""
+    left: list[tuple[Path, bool]] = []
+    calls: list[Path] = []
+    monkeypatch.setattr(flush, "leave_memory", lambda path: left.append((path, path in calls)))
+    monkeypatch.setattr(flush, "fsync", calls.append)
+    with flushing({tmp_path / "a": 3, tmp_path / "b": 3}) as to_disk:
+        for name in ("a", "b"):
+            to_disk.written(tmp_path / name, 3)
+        if not early:
+            while len(calls) < 2:
+                time.sleep(0.01)
+        to_disk.let_go(tmp_path / "a")
+    assert left
+    assert set(left) == {(tmp_path / "a", True)}
+
+
+def test_leaving_memory_keeps_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    flush.leave_memory(path)
+    assert path.read_bytes() == b"content"
 
 
 def test_error_of_the_disk_is_raised_at_the_end(tmp_path: Path) -> None:
