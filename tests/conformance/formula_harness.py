@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from ingraft.adapter import open_adapter
 from ingraft.adapter.grouping import AdapterTensors, TargetModule, group_tensors
 from ingraft.methods.method import LayerKind, Method, Target
-from ingraft.methods.table import formula, method_for
+from ingraft.methods.table import formula, method_for, takes_arrays
 
 ModelFactory = Callable[[], nn.Module]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -233,17 +234,27 @@ def formula_of(row: Method, target: Target) -> str:
 
 
 def call(reference: str, inputs: Mapping[str, Tensor], settings: Mapping[str, Any], **more: Any) -> Any:
-    """Call a formula with what its signature asks for; a required tensor that is not there is None."""
+    """Call a formula with what its signature asks for; a required tensor that is not there is None.
+
+    As in a merge it is given arrays where it takes them; what it returns is a tensor, or takes and returns tensors.
+    """
     function = formula(reference)
     given = {**inputs, **settings, **more}
+    if takes_arrays(reference):
+        given = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in given.items()}
     wanted = inspect.signature(function).parameters
-    return function(
+    found = function(
         **{
             name: given.get(name)
             for name, parameter in wanted.items()
             if name in given or parameter.default is inspect.Parameter.empty
         }
     )
+    if not takes_arrays(reference):
+        return found
+    if isinstance(found, np.ndarray):
+        return torch.from_numpy(found)
+    return lambda weight, at: torch.from_numpy(found(weight.numpy(), at))
 
 
 def in_blocks(rows: Callable[[Tensor, slice], Tensor], matrix: Tensor, block_rows: int) -> Tensor:

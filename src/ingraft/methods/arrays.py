@@ -1,4 +1,4 @@
-"""What the formulas of some methods are written for: arrays of numpy as well as torch's tensors, by their operators."""
+"""What the formulas of some methods are written for: arrays of numpy; where operators alone do, tensors as well."""
 
 from __future__ import annotations
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numpy as np
 
-import torch
-from torch import Tensor
-
-RowFormula = Callable[[Tensor, slice], Tensor]
+from ingraft.methods.arrays import Array, RowFormula, flat
 
 
 def loha(
-    hada_w1_a: Tensor,
-    hada_w1_b: Tensor,
-    hada_w2_a: Tensor,
-    hada_w2_b: Tensor,
-    hada_t1: Tensor | None = None,
-    hada_t2: Tensor | None = None,
+    hada_w1_a: Array,
+    hada_w1_b: Array,
+    hada_w2_a: Array,
+    hada_w2_b: Array,
+    hada_t1: Array | None = None,
+    hada_t2: Array | None = None,
     *,
     scale: float,
 ) -> RowFormula:
@@ -25,17 +22,20 @@ def loha(
     a: [out, r], b: [r, in]. With Tucker cores t: [r, r, k, k] (convolutions; [r, r, k, 1] in one dimension)
     a: [r, out], b: [r, in], and A·B becomes Σᵢⱼ a[i]·t[i, j]·b[j].
     """
-    left1, right1 = _factors(hada_w1_a, hada_w1_b, hada_t1)
+    left1, right1 = _factors(hada_w1_a * scale, hada_w1_b, hada_t1)
     left2, right2 = _factors(hada_w2_a, hada_w2_b, hada_t2)
 
-    def rows(weight: Tensor, at: slice) -> Tensor:
-        return weight.addcmul_(left1[at] @ right1, left2[at] @ right2, value=scale)
+    def rows(weight: Array, at: slice) -> Array:
+        delta = left1[at] @ right1
+        delta *= left2[at] @ right2
+        weight += delta
+        return weight
 
     return rows
 
 
-def _factors(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
+def _factors(a: Array, b: Array, core: Array | None) -> tuple[Array, Array]:
     """[out, r] and [r, in·k·k]."""
     if core is None:
         return a, b
-    return a.T, torch.einsum("i j ..., j r -> i r ...", core, b).flatten(1)
+    return a.T, flat(np.einsum("ij...,jr->ir...", core, b, optimize=True))

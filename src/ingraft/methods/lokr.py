@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numpy as np
 
-import torch
-from torch import Tensor
-
-RowFormula = Callable[[Tensor, slice], Tensor]
+from ingraft.methods.arrays import Array, RowFormula, flat
 
 
 def lokr(
-    lokr_w1: Tensor | None = None,
-    lokr_w1_a: Tensor | None = None,
-    lokr_w1_b: Tensor | None = None,
-    lokr_w2: Tensor | None = None,
-    lokr_w2_a: Tensor | None = None,
-    lokr_w2_b: Tensor | None = None,
-    lokr_t2: Tensor | None = None,
+    lokr_w1: Array | None = None,
+    lokr_w1_a: Array | None = None,
+    lokr_w1_b: Array | None = None,
+    lokr_w2: Array | None = None,
+    lokr_w2_a: Array | None = None,
+    lokr_w2_b: Array | None = None,
+    lokr_t2: Array | None = None,
     *,
     scale: float,
 ) -> RowFormula:
@@ -29,26 +26,28 @@ def lokr(
     """
     w1 = _matrix(lokr_w1, lokr_w1_a, lokr_w1_b)
     if lokr_t2 is not None and lokr_w2_a is not None and lokr_w2_b is not None:
-        w2 = torch.einsum("i j ..., i p, j r -> p r ...", lokr_t2, lokr_w2_a, lokr_w2_b)
+        w2 = np.einsum("ij...,ip,jr->pr...", lokr_t2, lokr_w2_a, lokr_w2_b, optimize=True)
     else:
         w2 = _matrix(lokr_w2, lokr_w2_a, lokr_w2_b)
-    from_right = w2.dim() == 3
-    flat2 = w2.flatten(1)
+    # The delta is slow[row // period] ∘ fast[row % period]; `slow` is repeated here, `fast` for the rows at hand.
+    slow, fast = (w1[:, :, None], flat(w2)) if w2.ndim != 3 else (w2, w1.repeat(w2.shape[2], 1))
+    slow = flat((slow * scale)[:, :, None].repeat(fast.shape[1] // slow.shape[2], 2))
+    period, times = len(fast), slow.shape[1] // fast.shape[1]
 
-    def rows(weight: Tensor, at: slice) -> Tensor:
-        row = torch.arange(at.start, at.stop)
-        if from_right:
-            second, first = w2[row // len(w1)], w1[row % len(w1)]
-            delta = second[:, :, None, :] * first[:, None, :, None]  # [n, i₂, i₁, k]
-        else:
-            first, second = w1[row // len(w2)], flat2[row % len(w2)]
-            delta = first[:, :, None] * second[:, None, :]  # [n, i₁, i₂·k·k]
-        return weight.add_(delta.reshape(weight.shape), alpha=scale)
+    def rows(weight: Array, at: slice) -> Array:
+        row = np.arange(at.start, at.stop)
+        # Whole rows are multiplied faster than pieces of i₂ columns.
+        repeated = flat(fast[row[:period] % period, None].repeat(times, 1))
+        for start in range(0, len(row), period):
+            delta = slow[row[start : start + period] // period]
+            delta *= repeated[: len(delta)]
+            weight[start : start + period] += delta
+        return weight
 
     return rows
 
 
-def _matrix(whole: Tensor | None, a: Tensor | None, b: Tensor | None) -> Tensor:
+def _matrix(whole: Array | None, a: Array | None, b: Array | None) -> Array:
     if whole is not None:
         return whole
     if a is None or b is None:

@@ -43,8 +43,8 @@ def method_for(config: Mapping[str, Any]) -> Method:
     raise UnusableInput(f"adapter_config.json: no known variant of {peft_type} fits it.", hint="Run: ingraft methods")
 
 
-# Files whose formulas are operators alone: they take arrays of numpy as well as tensors, and need no torch.
-_WITHOUT_TORCH = ("lora", "dora", "adalora", "ia3", "beft")
+# Files whose formulas take arrays of numpy and need no torch.
+_WITHOUT_TORCH = ("lora", "dora", "adalora", "ia3", "beft", "loha", "lokr", "oft")
 
 
 def takes_arrays(reference: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,10 +23,11 @@ WEIGHT = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 PLAIN: dict[str, Any] = {"block_size": 2, "neumann_terms": None, "longest": None}
 
 
-def turned(weight: list[list[float]], *, parameter: str = "oft_R", **options: Any) -> Tensor:
+def turned(weight: list[list[float]], *, parameter: str = "oft_R", **options: Any) -> list[list[float]]:
     """One OFT rotation from q = ½."""
-    rows = oft(**{parameter: torch.tensor([[0.5]])}, **{**PLAIN, **options})
-    return rows(torch.tensor(weight), slice(0, len(weight)))
+    rows = oft(**{parameter: np.array([[0.5]], np.float32)}, **{**PLAIN, **options})
+    found: list[list[float]] = rows(np.array(weight, np.float32), slice(0, len(weight))).tolist()
+    return found
 
 
 def test_ia3_scales_what_comes_out_bias_included() -> None:
@@ -50,12 +52,12 @@ def test_oft_turns_pairs_of_inputs() -> None:
 
     [5 10]·Rᵀ = [5·.6 − 10·.8, 5·.8 + 10·.6] = [−5 10].
     """
-    assert torch.allclose(turned([[5.0, 10.0]]), torch.tensor([[-5.0, 10.0]]))
+    assert np.allclose(turned([[5.0, 10.0]]), [[-5.0, 10.0]])
 
 
 def test_oft_turns_embeddings_the_other_way() -> None:
     """[5 10]·R = [5·.6 + 10·.8, −5·.8 + 10·.6] = [11 2]."""
-    assert torch.allclose(turned([[5.0, 10.0]], parameter="oft_embedding_R"), torch.tensor([[11.0, 2.0]]))
+    assert np.allclose(turned([[5.0, 10.0]], parameter="oft_embedding_R"), [[11.0, 2.0]])
 
 
 def test_the_series_of_oft_turns_the_other_way_too() -> None:
@@ -63,34 +65,50 @@ def test_the_series_of_oft_turns_the_other_way_too() -> None:
 
     [16 0]·Rᵀ = [16·.5625, −16·.75] = [9 −12].
     """
-    assert torch.allclose(turned([[16.0, 0.0]], neumann_terms=5), torch.tensor([[9.0, -12.0]]))
+    assert np.allclose(turned([[16.0, 0.0]], neumann_terms=5), [[9.0, -12.0]])
 
 
 @pytest.mark.parametrize("terms", [3, 4])
 def test_three_terms_of_the_series_are_four(terms: int) -> None:
     """I + 2Q + 2Q² + Q³ = (1 − 2q²)·I + (2 − q²)·Q = .5·I + 1.75·Q: [16 0]·Rᵀ = [8 −14]."""
-    assert torch.allclose(turned([[16.0, 0.0]], neumann_terms=terms), torch.tensor([[8.0, -14.0]]))
+    assert np.allclose(turned([[16.0, 0.0]], neumann_terms=terms), [[8.0, -14.0]])
 
 
 def test_one_rotation_for_all_blocks_or_one_for_each() -> None:
     """q = 1 turns by a right angle: R = [[0 −1] [1 0]], [a b]·Rᵀ = [−b a]; q = 0 leaves the block."""
-    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    shared = oft(torch.tensor([[1.0]]), **PLAIN)
-    single = oft(torch.tensor([[1.0], [0.0]]), **PLAIN)
-    assert torch.allclose(shared(weight.clone(), slice(0, 1)), torch.tensor([[-2.0, 1.0, -4.0, 3.0]]))
-    assert torch.allclose(single(weight.clone(), slice(0, 1)), torch.tensor([[-2.0, 1.0, 3.0, 4.0]]))
+    weight = np.array([[1.0, 2.0, 3.0, 4.0]])
+    shared = oft(np.array([[1.0]]), **PLAIN)
+    single = oft(np.array([[1.0], [0.0]]), **PLAIN)
+    assert np.allclose(shared(weight.copy(), slice(0, 1)), [[-2.0, 1.0, -4.0, 3.0]])
+    assert np.allclose(single(weight.copy(), slice(0, 1)), [[-2.0, 1.0, 3.0, 4.0]])
 
 
 def test_coft_shortens_what_is_too_long() -> None:
     """‖Q‖ = √2·q, here √2·½; at most √2·¼ makes q = ¼: R = [[15 −8] [8 15]] / 17, [17 0]·Rᵀ = [15 8]."""
-    assert torch.allclose(turned([[17.0, 0.0]], longest=2**0.5 / 4), torch.tensor([[15.0, 8.0]]))
-    assert torch.allclose(turned([[5.0, 10.0]], longest=9.0), torch.tensor([[-5.0, 10.0]]))
+    assert np.allclose(turned([[17.0, 0.0]], longest=2**0.5 / 4), [[15.0, 8.0]])
+    assert np.allclose(turned([[5.0, 10.0]], longest=9.0), [[-5.0, 10.0]])
 
 
 def test_boft_takes_the_skew_half_and_scales_rows() -> None:
     """[[7 1] [0 3]] has the skew half [[0 ½] [−½ 0]]: the rotation of q = ½, and rows doubled."""
-    rows = boft(torch.tensor([[[[7.0, 1.0], [0.0, 3.0]]]]), torch.tensor([[2.0]]))
-    assert torch.allclose(rows(torch.tensor([[5.0, 10.0]]), slice(0, 1)), torch.tensor([[-10.0, 20.0]]))
+    rows = boft(np.array([[[[7.0, 1.0], [0.0, 3.0]]]]), np.array([[2.0]]))
+    assert np.allclose(rows(np.array([[5.0, 10.0]]), slice(0, 1)), [[-10.0, 20.0]])
+
+
+def test_boft_crosses_blocks_with_its_second_factor() -> None:
+    """Blocks of 2, a right angle in each: [a b c d]·M₁ᵀ = [−b a −d c], and M₂ pairs the 1st input with the 3rd, the
+    2nd with the 4th: [w x y z]·M₂ᵀ = [−y −z w x].
+    """
+    quarter = np.array([[[0.0, 1.0], [-1.0, 0.0]]] * 2)
+    rows = boft(np.stack([quarter, quarter]), np.ones(1))
+    assert np.allclose(rows(np.array([[1.0, 2.0, 3.0, 4.0]]), slice(0, 1)), [[4.0, -3.0, -2.0, 1.0]])
+
+
+def test_oft_leaves_an_untrained_block_be() -> None:
+    """Q = 0 has no length to be shortened."""
+    rows = oft(np.zeros((1, 1), np.float32), **{**PLAIN, "longest": 0.5})
+    with np.errstate(all="raise"):
+        assert rows(np.array([[5.0, 10.0]], np.float32), slice(0, 1)).tolist() == [[5.0, 10.0]]
 
 
 def test_hra_reflects_in_order() -> None:
