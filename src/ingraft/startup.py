@@ -1,4 +1,4 @@
-"""How torch is imported: in less time, and beside other threads. A small merge takes no longer than that import."""
+"""How what takes long to import is imported: in less time, and beside other threads."""
 
 from __future__ import annotations
 
@@ -9,23 +9,35 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def importing_torch() -> Iterator[None]:
-    """The block imports torch, if nobody did.
+def importing() -> Iterator[None]:
+    """No garbage is collected in the block, and none looked for later among what it made.
 
-    No garbage is collected in it, and none looked for later among what it made: that lives as long as the process, and
-    looking takes a third of a small merge's CPU time. Threads that copy and hash take their turns ten times as soon as
-    usual.
+    That lives as long as the process. Looking takes a tenth of the command's start, and after torch's import a third of
+    a small merge's CPU time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def importing_torch() -> Iterator[None]:
+    """The block imports torch, if nobody did; a small merge takes no longer than that import.
+
+    Threads that copy and hash take their turns ten times as soon as usual.
     """
     if "torch" in sys.modules:
         yield
         return
-    collecting, interval = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(interval / 10)
     try:
-        yield
+        with importing():
+            yield
     finally:
         sys.setswitchinterval(interval)
-        gc.freeze()
-        if collecting:
-            gc.enable()

@@ -12,6 +12,7 @@ import torch
 
 import ingraft
 import ingraft.execute
+import ingraft.flush
 import ingraft.verification.weights
 from helpers.files import snapshot
 from helpers.handmade import HIDDEN, attention_modules, bert_shapes, lora_tensors, write_adapter, write_base
@@ -70,6 +71,23 @@ def test_each_file_is_proven_before_the_next_is_begun(
 
     one_by_one = [[True, False, False], [True, True, False], [True, True, True]]
     assert complete == (one_by_one if verify else [])
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("memory", [1, 1 << 40, None])
+def test_what_is_done_leaves_memory_where_not_all_fits(
+    verify: bool, memory: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "base", shards=3))
+    left: list[str] = []
+    monkeypatch.setattr(ingraft.pipeline, "available_memory", lambda: memory)
+    monkeypatch.setattr(ingraft.flush, "leave_memory", lambda path: left.append(path.name))
+
+    merge(adapter, tmp_path / "out", verify=verify)
+
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert sorted(set(left)) == (files if memory == 1 else [])
+    assert len(files) == 3
 
 
 def test_occupied_output_is_seen_before_anything_is_read(tmp_path: Path) -> None:
