@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ingraft.cli.app import main
+from ingraft.startup import importing
+
+with importing():  # as the command does
+    from ingraft.cli.app import main
 
 base, adapter, output = sys.argv[1:]
 code = main(["merge", adapter, output, "--base", base, "--dry-run"])
