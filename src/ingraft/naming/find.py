@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 # Output layers that share the embedding's numbers in most architectures.
 _OUTPUT_LAYERS = ("lm_head.weight", "decoder.weight", "embed_out.weight", "output_embeddings.weight")
+# Types whose bodies share no numbers between parameters and look their embeddings up as they are. Asking a running
+# model takes transformers, and five seconds.
+WITHOUT_TIES = frozenset(
+    (
+        *("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
+        *("llama", "mistral", "qwen2", "qwen3", "xlm-roberta"),
+    )
+)
 
 
 def find_names(
@@ -37,7 +45,7 @@ def find_names(
     names = direct_names(parameters, optional, model.checkpoint, model.config)
     missing = [parameter for parameter in parameters if parameter in names.missing]
     unknown = [parameter for parameter in saved if parameter in names.missing]
-    if not missing and not unknown and runtime is None and not _may_be_tied(names):
+    if not missing and not unknown and runtime is None and not _may_be_tied(names, model):
         return names
     from ingraft.naming.meta import meta_names, runtime_model
 
@@ -51,7 +59,7 @@ def find_names(
             if not any(parameter in with_head.missing for parameter in parameters):
                 return with_head
     except UnusableInput:
-        if unknown and not missing and runtime is None and not _may_be_tied(names):
+        if unknown and not missing and runtime is None and not _may_be_tied(names, model):
             return names
         if missing and not _could_be_renamed(missing, model):
             return names
@@ -70,12 +78,18 @@ def _with_stored(found: Names, direct: Names) -> Names:
     )
 
 
-def _may_be_tied(names: Names) -> bool:
-    """Is an embedding or an output layer among the parameters that were found?"""
-    return any(
-        names.kinds.get(parameter.removesuffix(".weight")) == "embedding" or parameter.endswith(_OUTPUT_LAYERS)
-        for parameter in names.regions
-    )
+def _may_be_tied(names: Names, model: BaseModel) -> bool:
+    """Is an embedding or an output layer among the parameters that were found, and may it share its numbers?"""
+    if any(parameter.endswith(_OUTPUT_LAYERS) for parameter in names.regions):
+        return True
+    if any(names.kinds.get(parameter.removesuffix(".weight")) == "embedding" for parameter in names.regions):
+        return not (_runs_as_a_body(model) and model.config.get("model_type") in WITHOUT_TIES)
+    return False
+
+
+def _runs_as_a_body(model: BaseModel) -> bool:
+    """Is it loaded as transformers' own class without any head?"""
+    return model.task == "feature-extraction" and not model.as_stored and not model.config.get("auto_map")
 
 
 def _could_be_renamed(missing: Sequence[str], model: BaseModel) -> bool:
