@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Often enough for a fast disk not to idle; each time the file system has its books to keep as well.
@@ -111,7 +111,7 @@ def fsync(path: Path) -> None:
 
 
 def leave_memory(path: Path) -> None:
-    """Ask the system to keep nothing of a file in memory; what is not on the disk yet stays."""
+    """Ask the system to keep nothing of a file in memory; what is not on the disk yet stays. It may do otherwise."""
     if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
+        with suppress(OSError), path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -92,6 +93,15 @@ def test_leaving_memory_keeps_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"content")
     flush.leave_memory(path)
     assert path.read_bytes() == b"content"
+
+
+def test_leaving_memory_is_a_wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    (tmp_path / "a").touch()
+    flush.leave_memory(tmp_path / "a")
 
 
 def test_error_of_the_disk_is_raised_at_the_end(tmp_path: Path) -> None:
