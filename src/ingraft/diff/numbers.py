@@ -13,7 +13,7 @@ from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.verification.read import load_part
 
-CHUNK_ELEMENTS = 1 << 19
+CHUNK_ELEMENTS = 1 << 19  # some of them are in memory in float64
 
 # What is packed below a byte, or complex, is compared as bytes.
 NUMBERS: Mapping[str, torch.dtype] = {
@@ -59,10 +59,10 @@ def same_bytes(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> bool:
     return True
 
 
-def numbers(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slot: int) -> Tensor:
+def numbers(files: OpenFiles, info: TensorInfo, start: int, stop: int) -> Tensor:
     """Elements [start, stop) as they are stored, flat; the dtype is in NUMBERS."""
     size = info.nbytes // max(info.elements, 1)
-    part = load_part(files, info.file, info.start + start * size, (stop - start) * size, slot=slot)
+    part = load_part(files, info.file, info.start + start * size, (stop - start) * size, slot=0)
     return torch.from_numpy(part.copy()).view(NUMBERS[info.dtype])  # torch has no tensors that are to be read only
 
 
@@ -71,7 +71,7 @@ def change_of(files: OpenFiles, a: TensorInfo, b: TensorInfo) -> Change:
     changed = not_finite = 0
     norm = base_norm = largest = 0.0
     for start, stop in _chunks(a.elements):
-        left, right = numbers(files, a, start, stop, slot=0), numbers(files, b, start, stop, slot=1)
+        left, right = numbers(files, a, start, stop), numbers(files, b, start, stop)
         before, after = left.double(), right.double()
         differs = _bits(left) != _bits(right) if a.dtype == b.dtype else _differ(before, after)
         changed += int(differs.sum())

@@ -98,7 +98,7 @@ def _blocks(files: OpenFiles, a: TensorInfo, b: TensorInfo, start: int, shape: t
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         for row in range(0, rows, step):
             at, stop = start + row * columns, start + min(row + step, rows) * columns
-            left, right = (numbers(files, info, at, stop, slot=slot) for slot, info in enumerate((a, b)))
+            left, right = (numbers(files, info, at, stop) for info in (a, b))
             yield left.double().reshape(-1, columns), right.double().reshape(-1, columns)
 
     return blocks
