@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ingraft import kernels
+from ingraft.kernels import bfloat16
 from ingraft.kernels.buffers import Array, Buffers
 
 STORED: Mapping[str, np.dtype[Any]] = {
@@ -51,13 +51,13 @@ def _convert(source: Array, target: Array, dtype: str, of_bfloat16: Callable[[Ar
 def _widen_bfloat16(stored: Array, into: Array) -> None:
     direct = into.dtype == np.float32
     values = into if direct else _own.get("values", stored.size, np.float32)
-    kernels.chosen.widen(np.ascontiguousarray(stored), values)
+    bfloat16.chosen.widen(np.ascontiguousarray(stored), values)
     if not direct:
         np.copyto(into, values)
 
 
 def _round_to_bfloat16(values: Array, into: Array) -> None:
-    kernels.chosen.round_to_nearest(np.ascontiguousarray(values, np.float32), into)
+    bfloat16.chosen.round_to_nearest(np.ascontiguousarray(values, np.float32), into)
 
 
 def _convert_slow(source: Array, target: Array) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ingraft import kernels
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.numbers import EPSILON, STORED, narrow, widen
 from ingraft.checkpoint.transfer import OpenFiles
+from ingraft.kernels import bfloat16
 from ingraft.kernels.buffers import Array
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 from ingraft.verification.read import CHUNK_ELEMENTS, load, load_float
@@ -120,32 +120,33 @@ class _Rows:
     stop: int
     width: int
 
-    def _blocks(self) -> list[tuple[int, int]]:
-        step = max(1, CHUNK_ELEMENTS // self.width) * self.width
-        return [(at, min(at + step, self.stop)) for at in range(self.start, self.stop, step)]
+    def _blocks(self) -> Iterator[tuple[slice, int, int]]:
+        """Rows, and their elements from one to before another."""
+        step = max(1, CHUNK_ELEMENTS // self.width)
+        count = (self.stop - self.start) // self.width
+        for first in range(0, count, step):
+            last = min(first + step, count)
+            yield slice(first, last), self.start + first * self.width, self.start + last * self.width
 
     def _load(self, info: TensorInfo, at: int, stop: int, slot: int) -> Array:
         return load_float(self.files, info, at, stop, slot=slot).reshape(-1, self.width)
 
     def base_blocks(self) -> Iterator[tuple[slice, Array]]:
         """Blocks of the base's rows in float32, each valid until the next."""
-        for at, stop in self._blocks():
-            rows = slice((at - self.start) // self.width, (stop - self.start) // self.width)
+        for rows, at, stop in self._blocks():
             yield rows, self._load(self.base, at, stop, 0)
 
     def products(self, x: Array, asked: Array) -> _Products:
-        rows = (self.stop - self.start) // self.width
-        found = np.empty((4, rows), np.float32)
-        for at, stop in self._blocks():
-            here = slice((at - self.start) // self.width, (stop - self.start) // self.width)
-            self._multiply(self.base, at, stop, asked, found[:2, here])
-            self._multiply(self.written, at, stop, x, found[2:, here])
+        found = np.empty((4, (self.stop - self.start) // self.width), np.float32)
+        for rows, at, stop in self._blocks():
+            self._multiply(self.base, at, stop, asked, found[:2, rows])
+            self._multiply(self.written, at, stop, x, found[2:, rows])
         return _Products(base=found[0], merged=found[2], squares=found[3])
 
     def _multiply(self, info: TensorInfo, at: int, stop: int, x: Array, into: Array) -> None:
         """Σ_j w_j·x_j and Σ_j (w_j·x_j)² of the block's rows, into `into` [2, rows]."""
         if info.dtype == "BF16":
-            kernels.chosen.row_products(load(self.files, info, at, stop, slot=0), x, *into)
+            bfloat16.chosen.row_products(load(self.files, info, at, stop, slot=0), x, *into)
         else:
             block = self._load(info, at, stop, 0)
             np.matmul(block, x, out=into[0])
@@ -154,10 +155,9 @@ class _Rows:
     def products_from_columns(self, x: Array, asked: Array) -> _Products:
         """The same for a matrix that is stored as [in, out]."""
         sums = np.zeros((3, self.width), np.float32)
-        for at, stop in self._blocks():
-            here = slice((at - self.start) // self.width, (stop - self.start) // self.width)
-            part = x[here]
-            sums[0] += asked[here] @ self._load(self.base, at, stop, 0)
+        for rows, at, stop in self._blocks():
+            part = x[rows]
+            sums[0] += asked[rows] @ self._load(self.base, at, stop, 0)
             block = self._load(self.written, at, stop, 1)
             sums[1] += part @ block
             sums[2] += (part * part) @ np.square(block, out=block)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ingraft import kernels
 from ingraft.checkpoint import TensorInfo, read_header
 from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
 from ingraft.execute import block, rounding
 from ingraft.execute.block import edit_block, part_jobs
 from ingraft.execute.inputs import FormulaCache
+from ingraft.kernels import bfloat16
 from ingraft.kernels.buffers import Buffers
 from ingraft.steps import REPLACE, ZERO, Edit, MergeStep
 
@@ -170,7 +170,7 @@ def test_what_is_not_measured_is_looked_at_for_a_change(
 ) -> None:
     """Nothing for a changed block; all figures for one whose delta the dtype cannot hold, or whose delta is none."""
     monkeypatch.setattr(rounding, "_GLANCE", 5)
-    monkeypatch.setattr(kernels, "COMPILED", kernels.COMPILED and compiled)
+    monkeypatch.setattr(bfloat16, "COMPILED", bfloat16.COMPILED and compiled)
     base = torch.ones(10, 8, dtype=torch.bfloat16)
     a, b = torch.zeros(3, 8), torch.zeros(10, 3)
     a[0] = b[:, 0] = 1e-2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.compiler import compiled
 from helpers.tensors import as_tensor
-from ingraft import kernels
-from ingraft.kernels import in_numpy
+from ingraft.kernels import bfloat16, in_numpy
 from ingraft.kernels.buffers import Array
 
 SIZES = [0, 1, 63, 64, 65, 4095, 4097, 300_001]  # around what is added up in one go
@@ -22,14 +21,11 @@ SIZES = [0, 1, 63, 64, 65, 4095, 4097, 300_001]  # around what is added up in on
 
 @pytest.fixture(scope="module", params=["in_numpy", "_bfloat16"])
 def kernel(request: pytest.FixtureRequest) -> ModuleType:
-    try:
-        return importlib.import_module(f"ingraft.kernels.{request.param}")
-    except ImportError:
-        pytest.skip("there was no compiler when ingraft was installed")
+    return in_numpy if request.param == "in_numpy" else compiled(request.param)
 
 
 def test_the_compiled_one_is_taken() -> None:
-    assert (kernels.chosen is not in_numpy) == kernels.COMPILED
+    assert (bfloat16.chosen is not in_numpy) == bfloat16.COMPILED
 
 
 def numbers(size: int, seed: int = 0) -> Array:
@@ -117,25 +113,25 @@ def test_products_of_rows(kernel: ModuleType, rows: int, width: int) -> None:
 
 def test_unfit_arrays_are_refused() -> None:
     """Before anything is read or written beyond them."""
-    compiled: Any = pytest.importorskip("ingraft.kernels._bfloat16", reason="there was no compiler")
+    kernel: Any = compiled("_bfloat16")
     two, four = np.zeros(8, np.uint16), np.zeros(8, np.float32)
     for unfit in (
-        lambda: compiled.widen(two, four[:7]),
-        lambda: compiled.widen(two.view(np.uint8)[:15], four),
-        lambda: compiled.round_to_nearest(four, two[:7]),
-        lambda: compiled.round_and_measure(four, two[:7], two),
-        lambda: compiled.round_and_measure(four, two, two[:7]),
-        lambda: compiled.row_products(two, four[:4], four[:3], four[:3]),
-        lambda: compiled.row_products(two, four[:4], four[:2], four[:3]),
+        lambda: kernel.widen(two, four[:7]),
+        lambda: kernel.widen(two.view(np.uint8)[:15], four),
+        lambda: kernel.round_to_nearest(four, two[:7]),
+        lambda: kernel.round_and_measure(four, two[:7], two),
+        lambda: kernel.round_and_measure(four, two, two[:7]),
+        lambda: kernel.row_products(two, four[:4], four[:3], four[:3]),
+        lambda: kernel.row_products(two, four[:4], four[:2], four[:3]),
     ):
         with pytest.raises(ValueError, match="sizes do not fit"):
             unfit()
     with pytest.raises(TypeError, match="expected 2 arrays, not 3"):
-        compiled.widen(two, four, four)
+        kernel.widen(two, four, four)
     with pytest.raises(TypeError, match="bytes-like"):
-        compiled.widen(two, "text")
+        kernel.widen(two, "text")
     with pytest.raises(ValueError, match="contiguous"):
-        compiled.widen(two[::2], four[:4])
+        kernel.widen(two[::2], four[:4])
     two.flags.writeable = False
     with pytest.raises((BufferError, ValueError), match="read-only"):
-        compiled.round_to_nearest(four, two)
+        kernel.round_to_nearest(four, two)

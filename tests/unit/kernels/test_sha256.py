@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.compiler import compiled
 from ingraft.kernels.sha256 import TWO_AT_ONCE, Sha256, update_both
 
-pytestmark = pytest.mark.skipif(not TWO_AT_ONCE, reason="this processor has no instructions for it")
+
+@pytest.fixture(autouse=True, scope="module")
+def _supported() -> None:
+    assert compiled("_sha256").SUPPORTED == TWO_AT_ONCE
+    if not TWO_AT_ONCE:
+        pytest.skip("this processor has no instructions for SHA-256")
+
 
 LENGTHS = st.integers(0, 300)
 
