@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 from ingraft.checkpoint import Checkpoint
-from ingraft.checkpoint.transfer import open_files, read_into
+from ingraft.checkpoint.transfer import open_files
 from ingraft.errors import UnusableInput
 from ingraft.files import read_json_object
+from ingraft.reading import read_into
 
 # Written by a training run into the adapter's directory.
 RECORD_FILE = "ingraft_training.json"

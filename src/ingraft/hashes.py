@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from ingraft import mapped
 from ingraft.kernels.sha256 import TWO_AT_ONCE, Sha256, update_both
+from ingraft.reading import look_at
 
 _PIECE = 1 << 22  # bytes; many: between two pieces a thread may have to wait for Python code
 
@@ -113,16 +113,9 @@ class _Pieces:
         if self._file is None:  # a file that is followed may not have been there before
             self._file = self._path.open("rb", buffering=0)
         end = min(self._end, os.fstat(self._file.fileno()).st_size, self._position + _PIECE)
-        piece = _read(self._file, self._position, max(0, end - self._position))
+        piece = look_at(self._file, self._position, max(0, end - self._position))
         self._position += len(piece)
         return piece
-
-
-def _read(file: IO[bytes], position: int, count: int) -> memoryview:
-    if mapped.POSSIBLE:
-        return mapped.view(file, position, count)
-    file.seek(position)
-    return memoryview(file.read(count))
 
 
 def _everything(position: int) -> int:

@@ -220,13 +220,12 @@ def test_large_matrices(dtype: str) -> None:
 
 
 def test_without_linux_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ingraft import mapped
-    from ingraft.checkpoint import transfer
+    from ingraft import reading
 
     _, adapter = adapter_of("bert", "bfloat16", 3)
     usual = merged_once(adapter)
-    monkeypatch.setattr(transfer, "PORTABLE", True)
-    monkeypatch.setattr(mapped, "POSSIBLE", False)
+    monkeypatch.setattr(reading, "PORTABLE", True)
+    monkeypatch.setattr(reading, "MAPPED", False)
 
     portable = merged(adapter)
 
@@ -235,13 +234,13 @@ def test_without_linux_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ingraft import hashes, kernels
-    from ingraft.kernels import in_numpy
+    from ingraft import hashes
+    from ingraft.kernels import bfloat16, in_numpy
 
     _, adapter = adapter_of("qwen3", "bfloat16", 3)
     usual = merged_once(adapter)
-    monkeypatch.setattr(kernels, "chosen", in_numpy)
-    monkeypatch.setattr(kernels, "COMPILED", False)
+    monkeypatch.setattr(bfloat16, "chosen", in_numpy)
+    monkeypatch.setattr(bfloat16, "COMPILED", False)
     monkeypatch.setattr(hashes, "TWO_AT_ONCE", False)
 
     slow, unproven = merged(adapter), merged(adapter, "--no-verify")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ingraft import hashes as module
-from ingraft import mapped
+from ingraft import reading
 from ingraft.hashes import FileHashes
 
 BUFFER = 1 << 22
@@ -20,7 +20,7 @@ BUFFER = 1 << 22
 
 @pytest.fixture(params=["mapped", "read"], autouse=True)
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "POSSIBLE", mapped.POSSIBLE and request.param == "mapped")
+    monkeypatch.setattr(reading, "MAPPED", reading.MAPPED and request.param == "mapped")
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, BUFFER - 1, BUFFER, BUFFER + 1])

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ingraft.adapter import Adapter
 from ingraft.checkpoint import TensorInfo
-from ingraft.checkpoint.transfer import OpenFiles, open_files, read_into
+from ingraft.checkpoint.transfer import OpenFiles, open_files
 from ingraft.errors import UnusableInput
+from ingraft.reading import read_into
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,

@@ -13,7 +13,8 @@ from ingraft.base_precision.arithmetic import DTYPES, PIECE, as_seen, unpacked
 from ingraft.base_precision.dequantised import CopiedTensor, Dequantised
 from ingraft.base_precision.layers import QuantisedLayer
 from ingraft.checkpoint import TensorInfo, write_header
-from ingraft.checkpoint.transfer import OpenFiles, copy_bytes, open_files, read_into, write_from
+from ingraft.checkpoint.transfer import OpenFiles, copy_bytes, open_files, write_from
+from ingraft.reading import read_into
 
 
 def write_weights(base: Dequantised, *, workers: int, progress: Callable[[int], None]) -> None:

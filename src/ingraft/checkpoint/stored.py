@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ingraft import mapped
+from ingraft import reading
 from ingraft.checkpoint.header import TensorInfo
 from ingraft.checkpoint.numbers import STORED
-from ingraft.checkpoint.transfer import OpenFiles, read_into
+from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.kernels.buffers import Array, Buffers
 
 
 def stored_bytes(files: OpenFiles, path: Path, start: int, count: int, buffers: Buffers, name: str) -> Array:
     """`count` bytes of a file as uint8, read-only; valid until the thread asks for the buffer `name` again."""
-    if mapped.POSSIBLE:
-        return np.frombuffer(mapped.view(files.get(path), start, count), np.uint8)
+    if reading.MAPPED:
+        return np.frombuffer(reading.look_at(files.get(path), start, count), np.uint8)
     part = buffers.get(name, count, np.uint8)
-    read_into(files.get(path), start, part)
+    reading.read_into(files.get(path), start, part)
     return part
 
 

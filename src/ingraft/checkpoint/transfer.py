@@ -1,6 +1,6 @@
 """Bytes between files: positional reads and writes, and copies that stay in the kernel where it can.
 
-Linux calls are an inner detail: `PORTABLE = True` (or another system) takes plain seeks, reads and writes instead.
+Linux calls are an inner detail: with `reading.PORTABLE` plain seeks, reads and writes take their place.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-PORTABLE = not sys.platform.startswith("linux")
+from ingraft import reading
+
 CHUNK = 64 * 1024 * 1024
 # Measured (ext4, Linux 6.18): writes of a megabyte cost the kernel nearly twice as much as the same in pieces.
 _WRITE = 256 * 1024
@@ -34,7 +34,7 @@ class OpenFiles:
             file = self._files.get((path, mode))
             if file is None:
                 file = self._files[(path, mode)] = path.open(mode, buffering=0)
-                if not PORTABLE:
+                if not reading.PORTABLE:
                     # Threads take turns in reading one file; without this the kernel takes that for leaps.
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             return file
@@ -55,25 +55,6 @@ def open_files() -> Iterator[OpenFiles]:
         files.close()
 
 
-_seek_lock = threading.Lock()
-
-
-def read_into(file: IO[bytes], position: int, buffer: Any) -> None:
-    """Fill `buffer` (writable bytes) from `position`; EOFError when the file ends before."""
-    view = memoryview(buffer).cast("B")
-    done = 0
-    while done < len(view):
-        if PORTABLE:
-            with _seek_lock:
-                file.seek(position + done)
-                count = file.readinto(view[done:])  # type: ignore[attr-defined]
-        else:
-            count = os.preadv(file.fileno(), [view[done:]], position + done)
-        if not count:
-            raise EOFError(f"{file.name} ends at byte {position + done:,}, {len(view) - done:,} bytes too early")
-        done += count
-
-
 # Threads that write to one file take turns anyway; the kernel lets those that wait spin, which a lock does not.
 _write_lock = threading.Lock()
 
@@ -82,10 +63,10 @@ def write_from(file: IO[bytes], position: int, buffer: Any) -> None:
     """Write all of `buffer` at `position`."""
     view = memoryview(buffer).cast("B")
     done = 0
-    with _seek_lock if PORTABLE else _write_lock:
+    with reading.seek_lock if reading.PORTABLE else _write_lock:
         while done < len(view):
             piece = view[done : done + _WRITE]
-            if PORTABLE:
+            if reading.PORTABLE:
                 file.seek(position + done)
                 done += file.write(piece)
             else:
@@ -97,7 +78,7 @@ def reserve(file: IO[bytes], nbytes: int) -> None:
 
     Writes then find their blocks allocated, which halves what they cost the kernel, and a full disk is found out now.
     """
-    if not PORTABLE:
+    if not reading.PORTABLE:
         import ctypes  # os.posix_fallocate writes zeros where the file system cannot reserve
 
         fallocate = ctypes.CDLL(None, use_errno=True).fallocate
@@ -113,7 +94,7 @@ def copy_bytes(source: IO[bytes], start: int, target: IO[bytes], position: int, 
     Cloned bytes lie on the disk once, for both files (btrfs, xfs), and cost nothing.
     """
     cloned = 0
-    if not PORTABLE:
+    if not reading.PORTABLE:
         # Whole blocks can be cloned, and only to a place that lies in its block as the source does.
         first, stop = -start % _BLOCK, (start + count) // _BLOCK * _BLOCK - start
         if start % _BLOCK == position % _BLOCK and stop > first:
@@ -145,7 +126,7 @@ def _clone(source: IO[bytes], start: int, target: IO[bytes], position: int, coun
 
 def _copy(source: IO[bytes], start: int, target: IO[bytes], position: int, count: int) -> None:
     done = 0
-    while done < count and not PORTABLE:
+    while done < count and not reading.PORTABLE:
         try:
             moved = os.copy_file_range(source.fileno(), target.fileno(), count - done, start + done, position + done)
         except OSError as error:
@@ -160,6 +141,6 @@ def _copy(source: IO[bytes], start: int, target: IO[bytes], position: int, count
     buffer = bytearray(min(CHUNK // 8, count - done))
     while done < count:
         piece = memoryview(buffer)[: min(len(buffer), count - done)]
-        read_into(source, start + done, piece)
+        reading.read_into(source, start + done, piece)
         write_from(target, position + done, piece)
         done += len(piece)

@@ -12,10 +12,11 @@ import numpy as np
 
 from ingraft.checkpoint import FLOAT_NAMES, TensorInfo
 from ingraft.checkpoint.numbers import STORED, widen
-from ingraft.checkpoint.transfer import OpenFiles, read_into
+from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.errors import UnusableInput, first_line
 from ingraft.kernels.buffers import Array
 from ingraft.methods.table import formula, takes_arrays
+from ingraft.reading import read_into
 from ingraft.steps import IN_MEMORY, REPLACE, ZERO, Edit, MergeStep
 
 BLOCK_ELEMENTS = 1 << 19

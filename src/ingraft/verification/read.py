@@ -9,10 +9,11 @@ import numpy as np
 from ingraft.checkpoint import TensorInfo
 from ingraft.checkpoint.numbers import STORED, widen
 from ingraft.checkpoint.stored import stored_bytes, stored_elements
-from ingraft.checkpoint.transfer import OpenFiles, read_into
+from ingraft.checkpoint.transfer import OpenFiles
 from ingraft.kernels.buffers import Array, Buffers
+from ingraft.reading import read_into
 
-CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 21  # to map, and to let go, costs by the piece
 
 _buffers = Buffers()
 

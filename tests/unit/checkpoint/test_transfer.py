@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from ingraft import reading
 from ingraft.checkpoint import transfer
-from ingraft.checkpoint.transfer import copy_bytes, open_files, read_into, write_from
+from ingraft.checkpoint.transfer import copy_bytes, open_files, write_from
+from ingraft.reading import read_into
 
 
 @pytest.fixture(params=[False, True], ids=["linux", "portable"], autouse=True)
 def portable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(transfer, "PORTABLE", request.param)
+    monkeypatch.setattr(reading, "PORTABLE", request.param)
     return bool(request.param)
 
 
@@ -38,20 +40,6 @@ def target(tmp_path: Path) -> Path:
     path = tmp_path / "target"
     path.write_bytes(b"." * 3000)
     return path
-
-
-def test_read(source: Path) -> None:
-    buffer = bytearray(1000)
-    with open_files() as files:
-        read_into(files.get(source), 777, buffer)
-        read_into(files.get(source), 0, bytearray())
-
-    assert buffer == CONTENT[777:1777]
-
-
-def test_read_beyond_the_end(source: Path) -> None:
-    with open_files() as files, pytest.raises(EOFError, match="100 bytes too early"):
-        read_into(files.get(source), len(CONTENT) - 100, bytearray(200))
 
 
 def test_write(target: Path) -> None:
@@ -177,7 +165,7 @@ def test_where_the_kernel_copies_a_part_and_stops(source: Path, target: Path, mo
 
 
 def test_full_disk_is_not_swallowed(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PORTABLE", False)  # the portable way does not ask the kernel to copy
+    monkeypatch.setattr(reading, "PORTABLE", False)  # the portable way does not ask the kernel to copy
     monkeypatch.setattr(os, "copy_file_range", refuse(errno.ENOSPC))
     with open_files() as files, pytest.raises(OSError, match="No space left") as failed:
         copy_bytes(files.get(source), 5, files.get(target, "r+b"), 100, 2000)
