@@ -12,8 +12,9 @@ from ingraft.checkpoint.stored import stored_elements
 from ingraft.checkpoint.transfer import OpenFiles, write_from
 from ingraft.execute.figures import BlockFigures
 from ingraft.execute.inputs import BLOCK_ELEMENTS, FormulaCache, arithmetic, does_not_fit
-from ingraft.execute.rounding import rounded
+from ingraft.execute.rounding import measures_in_passing, rounded, rounded_sum
 from ingraft.kernels.buffers import Array, Buffers
+from ingraft.methods.arrays import AddedProduct
 from ingraft.steps import REPLACE, Edit, MergeStep
 
 
@@ -62,19 +63,18 @@ def edit_block(
 
     measured  False: None for a block that was changed, without a look at how much
     """
-    step, count = job.step, job.stop - job.start
-    with np.errstate(all="ignore"):  # what is not finite is found below
+    step = job.step
+    with np.errstate(all="ignore"):  # what is not finite is found in the end
         base = _read_base(job, files, buffers)
-        work = buffers.get("work", count, arithmetic(step))
-        if base is None:
-            work.fill(0)
+        work = buffers.get("work", job.stop - job.start, arithmetic(step))
+        if (
+            base is not None
+            and measures_in_passing(step, work.dtype, measured=measured)
+            and _multiplied(job, cache, into=work)
+        ):
+            out, figures = rounded_sum(step, work, base, buffers, measured=measured)
         else:
-            assert step.source is not None
-            widen(base, step.source.dtype, work)
-        result = work
-        for index in job.edits:
-            result = _apply(step.edits[index], cache, index, result, job)
-        out, figures = rounded(step, result.reshape(-1), base, buffers, measured=measured)
+            out, figures = rounded(step, _edited(job, base, cache, work), base, buffers, measured=measured)
     write_from(files.get(target, "r+b"), job.place[0], out)
     return figures if job.edits else BlockFigures(0.0, 0.0, 0.0, 0)
 
@@ -87,9 +87,35 @@ def _read_base(job: BlockJob, files: OpenFiles, buffers: Buffers) -> Array | Non
     return stored_elements(files, step.source, job.start, job.stop, buffers, "raw")
 
 
+def _multiplied(job: BlockJob, cache: FormulaCache, into: Array) -> bool:
+    """Is it all that is done to the block that a product is added? Then `into` has the product."""
+    if len(job.edits) != 1:
+        return False
+    edit, added = job.step.edits[job.edits[0]], cache.get(job.edits[0])
+    if edit.transposed or not isinstance(added, AddedProduct):
+        return False
+    try:
+        np.matmul(added.left[_rows(edit, job)], added.right, out=into.reshape(-1, edit.shape[1]))
+    except ValueError as error:
+        raise does_not_fit(edit, error) from None
+    return True
+
+
+def _edited(job: BlockJob, base: Array | None, cache: FormulaCache, work: Array) -> Array:
+    """What the block's formulas make of `base`, flat; `work` is what they work in."""
+    if base is None:
+        work.fill(0)
+    else:
+        assert job.step.source is not None
+        widen(base, job.step.source.dtype, work)
+    result = work
+    for index in job.edits:
+        result = _apply(job.step.edits[index], cache, index, result, job)
+    return result.reshape(-1)
+
+
 def _apply(edit: Edit, cache: FormulaCache, index: int, result: Array, job: BlockJob) -> Array:
     built = cache.get(index)
-    at, stop = (job.start - edit.elements[0], job.stop - edit.elements[0])
     try:
         if edit.part == "bias":
             return built(result.reshape(-1), slice(*edit.rows))
@@ -98,9 +124,12 @@ def _apply(edit: Edit, cache: FormulaCache, index: int, result: Array, job: Bloc
             turned = np.ascontiguousarray(result.reshape(-1, out).T) if edit.formula != REPLACE else result
             merged = built(turned, slice(*edit.rows))
             return np.ascontiguousarray(merged.T) if edit.formula != REPLACE else merged
-        width = edit.shape[1]
-        first = edit.rows[0]
-        rows = slice(first + at // width, first + stop // width)
-        return built(result.reshape(-1, width), rows)
+        return built(result.reshape(-1, edit.shape[1]), _rows(edit, job))
     except (RuntimeError, ValueError) as error:  # of torch, of numpy
         raise does_not_fit(edit, error) from None
+
+
+def _rows(edit: Edit, job: BlockJob) -> slice:
+    """The rows of the edit's matrix that the block has."""
+    start, width = edit.elements[0], edit.shape[1]
+    return slice(edit.rows[0] + (job.start - start) // width, edit.rows[0] + (job.stop - start) // width)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +30,10 @@ def rounded(
     Raises UnusableInput when a number is not finite or too large for the dtype.
     """
     out = buffers.get("out", result.size, STORED[step.dtype])
-    # In numpy, to measure what nobody asked for would take as long as all else.
-    if base is not None and (measured or bfloat16.COMPILED) and _all_bfloat16(step, result):
-        square, norm, delta, loss, changed = bfloat16.chosen.round_and_measure(result, base, out)
+    if base is not None and measures_in_passing(step, result.dtype, measured=measured):
+        square, *done = bfloat16.chosen.round_and_measure(result, base, out)
         _refuse_not_finite(step, square, result, out, buffers)
-        return out, BlockFigures(norm, delta, loss, changed) if measured or not changed else None
+        return out, _figures(done, measured=measured)
     narrow(result, step.dtype, out)
     _refuse_not_finite(step, _square(result), result, out, buffers)
     if not measured and _is_changed(step, base, out):
@@ -40,9 +41,33 @@ def rounded(
     return out, _measure(step, result, base, out, buffers)
 
 
-def _all_bfloat16(step: MergeStep, result: Array) -> bool:
-    """From bfloat16 to bfloat16 by way of float32, which kernels are for."""
-    return step.source is not None and step.source.dtype == step.dtype == "BF16" and result.dtype == np.float32
+def rounded_sum(
+    step: MergeStep, delta: Array, base: Array, buffers: Buffers, *, measured: bool
+) -> tuple[Array, BlockFigures | None]:
+    """What `rounded` says of base + `delta` (float32), which is added up and rounded in one pass.
+
+    For steps for which `measures_in_passing` only.
+    """
+    out = buffers.get("out", delta.size, STORED[step.dtype])
+    square, *done = bfloat16.chosen.add_and_measure(delta, base, out)
+    if not square < _SAFE[step.dtype]:
+        delta += widen(base, step.dtype, buffers.get("scratch", delta.size, delta.dtype))
+        _refuse_not_finite(step, square, delta, out, buffers)
+    return out, _figures(done, measured=measured)
+
+
+def measures_in_passing(step: MergeStep, computed: np.dtype[Any], *, measured: bool) -> bool:
+    """Is there a kernel for the step, from bfloat16 to bfloat16 by way of float32, that measures as it rounds?
+
+    In numpy, to measure what nobody asked for would take as long as all else.
+    """
+    stored = step.source is not None and step.source.dtype == step.dtype == "BF16"
+    return stored and computed == np.float32 and (measured or bfloat16.COMPILED)
+
+
+def _figures(done: Sequence[Any], *, measured: bool) -> BlockFigures | None:
+    norm, delta, loss, changed = done
+    return BlockFigures(norm, delta, loss, changed) if measured or not changed else None
 
 
 def _refuse_not_finite(step: MergeStep, square: float, result: Array, out: Array, buffers: Buffers) -> None:

@@ -12,6 +12,12 @@
 #define FOR_EACH_CPU
 #endif
 
+#if defined(__GNUC__)
+#define ALWAYS_INLINE inline __attribute__((always_inline)) /* or it is compiled once, for the oldest processor */
+#else
+#define ALWAYS_INLINE inline
+#endif
+
 #define LANES 64
 #define PIECE 4096 /* elements that are summed in float32 before they go into a double */
 
@@ -58,10 +64,11 @@ typedef struct {
     uint32_t changed[LANES];
 } Sums;
 
-static inline void add_one(Sums *sums, size_t lane, float value, uint16_t before, uint16_t *into)
+static ALWAYS_INLINE void add_one(Sums *sums, size_t lane, float given, uint16_t before, uint16_t *into, int added)
 {
+    float base = widened(before), value = added ? base + given : given, delta = value - base;
     uint16_t stored = rounded(value);
-    float base = widened(before), delta = value - base, loss = widened(stored) - value;
+    float loss = widened(stored) - value;
     *into = stored;
     sums->result[lane] += value * value;
     sums->base[lane] += base * base;
@@ -70,8 +77,9 @@ static inline void add_one(Sums *sums, size_t lane, float value, uint16_t before
     sums->changed[lane] += stored != before;
 }
 
-FOR_EACH_CPU static void round_and_measure_all(const float *restrict values, const uint16_t *restrict before,
-                                               uint16_t *restrict into, size_t count, double totals[5])
+/* `values` are the numbers to round or, if `added`, what is added to `before` to have them. */
+static ALWAYS_INLINE void measure(const float *restrict values, const uint16_t *restrict before,
+                                  uint16_t *restrict into, size_t count, double totals[5], int added)
 {
     for (size_t at = 0; at < count; at += PIECE) {
         size_t end = count - at < PIECE ? count : at + PIECE, i = at;
@@ -79,9 +87,9 @@ FOR_EACH_CPU static void round_and_measure_all(const float *restrict values, con
         memset(&sums, 0, sizeof sums);
         for (; i + LANES <= end; i += LANES)
             for (size_t lane = 0; lane < LANES; lane++)
-                add_one(&sums, lane, values[i + lane], before[i + lane], &into[i + lane]);
+                add_one(&sums, lane, values[i + lane], before[i + lane], &into[i + lane], added);
         for (; i < end; i++)
-            add_one(&sums, 0, values[i], before[i], &into[i]);
+            add_one(&sums, 0, values[i], before[i], &into[i], added);
         for (size_t lane = 0; lane < LANES; lane++) {
             totals[0] += sums.result[lane];
             totals[1] += sums.base[lane];
@@ -90,6 +98,18 @@ FOR_EACH_CPU static void round_and_measure_all(const float *restrict values, con
             totals[4] += sums.changed[lane];
         }
     }
+}
+
+FOR_EACH_CPU static void round_and_measure_all(const float *restrict values, const uint16_t *restrict before,
+                                               uint16_t *restrict into, size_t count, double totals[5])
+{
+    measure(values, before, into, count, totals, 0);
+}
+
+FOR_EACH_CPU static void add_and_measure_all(const float *restrict delta, const uint16_t *restrict before,
+                                             uint16_t *restrict into, size_t count, double totals[5])
+{
+    measure(delta, before, into, count, totals, 1);
 }
 
 FOR_EACH_CPU static void row_products_all(const uint16_t *restrict row, const float *restrict x,
@@ -148,7 +168,9 @@ static PyObject *round_to_nearest(PyObject *module, PyObject *const *arguments, 
     Py_RETURN_NONE;
 }
 
-static PyObject *round_and_measure(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+typedef void Measure(const float *, const uint16_t *, uint16_t *, size_t, double[5]);
+
+static PyObject *measured(Measure *measure_all, PyObject *const *arguments, Py_ssize_t given)
 {
     Arrays arrays;
     double totals[5] = {0};
@@ -158,10 +180,20 @@ static PyObject *round_and_measure(PyObject *module, PyObject *const *arguments,
     if (arrays.views[0].len != 4 * count || arrays.views[1].len != 2 * count || arrays.views[2].len != 2 * count)
         return refuse(&arrays);
     Py_BEGIN_ALLOW_THREADS
-    round_and_measure_all(arrays.views[0].buf, arrays.views[1].buf, arrays.views[2].buf, (size_t)count, totals);
+    measure_all(arrays.views[0].buf, arrays.views[1].buf, arrays.views[2].buf, (size_t)count, totals);
     Py_END_ALLOW_THREADS
     release(&arrays);
     return Py_BuildValue("ddddn", totals[0], totals[1], totals[2], totals[3], (Py_ssize_t)totals[4]);
+}
+
+static PyObject *round_and_measure(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    return measured(round_and_measure_all, arguments, given);
+}
+
+static PyObject *add_and_measure(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
+{
+    return measured(add_and_measure_all, arguments, given);
 }
 
 static PyObject *row_products(PyObject *module, PyObject *const *arguments, Py_ssize_t given)
@@ -186,6 +218,8 @@ static PyMethodDef methods[] = {
     {"round_to_nearest", (PyCFunction)(void (*)(void))round_to_nearest, METH_FASTCALL, "round_to_nearest(values, into)"},
     {"round_and_measure", (PyCFunction)(void (*)(void))round_and_measure, METH_FASTCALL,
      "round_and_measure(values, before, into)"},
+    {"add_and_measure", (PyCFunction)(void (*)(void))add_and_measure, METH_FASTCALL,
+     "add_and_measure(delta, before, into)"},
     {"row_products", (PyCFunction)(void (*)(void))row_products, METH_FASTCALL, "row_products(rows, x, products, squares)"},
     {NULL, NULL, 0, NULL},
 };

@@ -60,6 +60,19 @@ def round_and_measure(values: Array, before: Array, into: Array) -> tuple[float,
     return (*map(float, sums), changed)  # type: ignore[return-value]
 
 
+def add_and_measure(delta: Array, before: Array, into: Array) -> tuple[float, float, float, float, int]:
+    """`round_and_measure` of the sums `before` + `delta` (float32), which are kept nowhere."""
+    sums, changed = np.zeros(4), 0
+    for at in _pieces(delta):
+        values = _own.get("sum", delta[at].size, np.float32)
+        widen(before[at], values)
+        np.add(values, delta[at], out=values)
+        *part, differ = round_and_measure(values, before[at], into[at])
+        sums += part
+        changed += differ
+    return (*map(float, sums), changed)  # type: ignore[return-value]
+
+
 def row_products(rows: Array, x: Array, products: Array, squares: Array) -> None:
     """For bfloat16 rows w, one after the other, Σ_j w_j·x_j and Σ_j (w_j·x_j)², in float32."""
     if not x.size:

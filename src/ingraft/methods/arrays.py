@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 Array: TypeAlias = Any
@@ -12,3 +13,18 @@ RowFormula = Callable[[Array, slice], Array]
 def flat(array: Array) -> Array:
     """[rows, …] as a matrix: a convolution's kernel is flattened to [out, in·k·k]."""
     return array.reshape(len(array), -1)
+
+
+@dataclass(frozen=True)
+class AddedProduct:
+    """The row formula W' = W + left·right. Its factors can be seen, for who adds while doing more.
+
+    left: [out, r], right: [r, in]
+    """
+
+    left: Array
+    right: Array
+
+    def __call__(self, weight: Array, at: slice) -> Array:
+        weight += self.left[at] @ self.right
+        return weight

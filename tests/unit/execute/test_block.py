@@ -199,14 +199,38 @@ def test_bias(tmp_path: Path, blocks: int) -> None:
     assert stored.equal((bias.double() + 2.0 * own.double()).float())
 
 
-def test_conv1d(tmp_path: Path, blocks: int) -> None:
-    base = torch.randn(8, 10)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_conv1d(dtype: torch.dtype, tmp_path: Path, blocks: int) -> None:
+    base = torch.randn(8, 10, generator=torch.Generator().manual_seed(1)).to(dtype)
     work = Work(tmp_path, base, lora_A=A, lora_B=B)
-    step = step_of((8, 10), (edit_of(10, 8, inputs=work.inputs, transposed=True),), "F32", work.source)
+    step = step_of((8, 10), (edit_of(10, 8, inputs=work.inputs, transposed=True),), NAMES[dtype], work.source)
 
-    found, _ = work.run(step, torch.float32)
+    found, _ = work.run(step, dtype)
 
-    torch.testing.assert_close(found.double(), base.double() + DELTA.T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, (base.double() + DELTA.T).to(dtype), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_products_on_one_weight(dtype: torch.dtype, tmp_path: Path, blocks: int) -> None:
+    """Added up before the sum is rounded."""
+    base = torch.randn(10, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),) * 2, NAMES[dtype], work.source)
+
+    found, _ = work.run(step, dtype)
+
+    torch.testing.assert_close(found, (base.double() + 2 * DELTA).to(dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_whose_squares_are_too_large_for_float32(tmp_path: Path) -> None:
+    """No fault: they themselves are not."""
+    base = torch.full((10, 8), 1e30, dtype=torch.bfloat16)
+    work = Work(tmp_path, base, lora_A=A, lora_B=B)
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "BF16", work.source)
+
+    found, _ = work.run(step, torch.bfloat16)
+
+    assert found.equal(base)
 
 
 def test_rows_of_a_fused_matrix(tmp_path: Path, blocks: int) -> None:

@@ -86,6 +86,20 @@ def test_measured(kernel: ModuleType, size: int) -> None:
     assert changed == np.count_nonzero(into != before)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sum_is_rounded_and_measured_as_if_it_had_been_added_before(kernel: ModuleType, size: int) -> None:
+    before, delta = stored(size), 0.01 * numbers(size, 2)
+    delta[: size // 3] = 0
+    sums, expected, into = np.empty(size, np.float32), np.empty(size, np.uint16), np.empty(size, np.uint16)
+    kernel.widen(before, sums)
+    sums += delta
+
+    measured = kernel.add_and_measure(delta, before, into)
+
+    assert measured == pytest.approx(kernel.round_and_measure(sums, before, expected), rel=1e-6)
+    assert np.array_equal(into, expected)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 3.4e38])
 @pytest.mark.parametrize("place", [0, 70, 4999])
 def test_a_number_that_is_not_finite_is_in_the_sum(kernel: ModuleType, number: float, place: int) -> None:
@@ -93,9 +107,9 @@ def test_a_number_that_is_not_finite_is_in_the_sum(kernel: ModuleType, number: f
     values[place] = number
 
     with np.errstate(all="ignore"):
-        result, *_ = kernel.round_and_measure(values, stored(5000), np.empty(5000, np.uint16))
-
-    assert not result < 1e38
+        for measure in (kernel.round_and_measure, kernel.add_and_measure):
+            result, *_ = measure(values, stored(5000), np.empty(5000, np.uint16))
+            assert not result < 1e38
 
 
 @pytest.mark.parametrize(("rows", "width"), [(0, 5), (5, 0), (1, 1), (3, 64), (700, 385), (2, 200_000)])
@@ -121,6 +135,8 @@ def test_unfit_arrays_are_refused() -> None:
         lambda: kernel.round_to_nearest(four, two[:7]),
         lambda: kernel.round_and_measure(four, two[:7], two),
         lambda: kernel.round_and_measure(four, two, two[:7]),
+        lambda: kernel.add_and_measure(four, two[:7], two),
+        lambda: kernel.add_and_measure(four, two, two[:7]),
         lambda: kernel.row_products(two, four[:4], four[:3], four[:3]),
         lambda: kernel.row_products(two, four[:4], four[:2], four[:3]),
     ):
