@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from importlib.metadata import version
 import pytest
 
 from ingraft.cli import app as cli
+from ingraft.cli.verbs import VERBS
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.methods.table import METHODS
 
@@ -52,10 +54,21 @@ def test_module_runs_like_the_command() -> None:
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in cli.VERBS:
-        assert verb.__doc__
-        assert cli.main([verb.__name__, "--help"]) == 0
-        assert f"Usage: ingraft {verb.__name__}" in capsys.readouterr().out
+    for verb in VERBS:
+        assert cli.main([verb, "--help"]) == 0
+        usage, _, rest = capsys.readouterr().out.partition("[OPTIONS]")
+        assert f"Usage: ingraft {verb}" in usage
+        assert re.search(r"^ [A-Z]\S+ \w+", rest, re.MULTILINE)  # what it does
+
+
+def test_a_verb_imports_no_other() -> None:
+    code = (
+        f"import sys; from ingraft.cli.app import main; main(['methods', '--format', 'json']);"
+        f"print([verb for verb in {VERBS} if 'ingraft.cli.' + verb in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert run.stderr == "['methods']\n"
 
 
 def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,54 +10,26 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from ingraft import __version__
-from ingraft.cli.demo import demo
-from ingraft.cli.diff import diff
-from ingraft.cli.doctor import doctor
-from ingraft.cli.embed import embed
-from ingraft.cli.export import export
-from ingraft.cli.init import init
-from ingraft.cli.inspect import inspect
-from ingraft.cli.merge import merge
-from ingraft.cli.methods import methods
-from ingraft.cli.push import push
-from ingraft.cli.train import train
-from ingraft.cli.verify import verify
+from ingraft.cli.verbs import Verbs
 from ingraft.errors import IngraftError
-
-# In the order of `ingraft --help`. A verb's module imports nothing heavy before the verb runs.
-VERBS: tuple[Callable[..., Any], ...] = (
-    inspect,
-    init,
-    train,
-    merge,
-    verify,
-    diff,
-    doctor,
-    export,
-    embed,
-    push,
-    demo,
-    methods,
-)
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
     name="ingraft",
+    cls=Verbs,
     help="Graft a PEFT adapter into its Sentence Transformers model: a merge that cannot half-succeed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in VERBS:
-    app.command()(_verb)
 
 
 def _print_version(wanted: bool) -> None:
