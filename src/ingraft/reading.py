@@ -19,8 +19,10 @@ seek_lock = threading.Lock()  # threads share files, and so each file's position
 
 def read_into(file: IO[bytes], position: int, buffer: Any) -> None:
     """Fill `buffer` (writable bytes) from `position`; EOFError when the file ends before."""
-    view = memoryview(buffer).cast("B")
-    done = 0
+    whole = memoryview(buffer)
+    if not whole.nbytes:  # an empty array has no bytes to be cast to
+        return
+    view, done = whole.cast("B"), 0
     while done < len(view):
         if PORTABLE:
             with seek_lock:

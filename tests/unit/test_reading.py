@@ -7,6 +7,7 @@ import mmap
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ingraft import reading
@@ -49,6 +50,11 @@ def read(file: object, position: int, count: int) -> bytes:
 def test_any_part(get: Callable[..., bytes], position: int, count: int, path: Path, way: str) -> None:
     with path.open("rb", buffering=0) as file:
         assert get(file, position, count) == path.read_bytes()[position : position + count]
+
+
+def test_an_array_without_elements(path: Path, way: str) -> None:
+    with path.open("rb", buffering=0) as file:
+        read_into(file, 5, np.empty((0, 3), np.float32))
 
 
 @pytest.mark.parametrize("get", [looked_at, read])

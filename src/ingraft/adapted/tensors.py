@@ -40,6 +40,5 @@ def read_tensor(files: OpenFiles, info: TensorInfo) -> Tensor:
     if info.dtype not in _DTYPES:
         raise UnusableInput(f"{info.file}: {info.name} has the dtype {info.dtype}, which torch does not have.")
     raw = torch.empty(info.nbytes, dtype=torch.uint8)
-    if info.nbytes:
-        read_into(files.get(info.file), info.start, raw.numpy())
+    read_into(files.get(info.file), info.start, raw.numpy())
     return raw.view(_DTYPES[info.dtype]).reshape(info.shape)

@@ -37,7 +37,6 @@ def load_float(files: OpenFiles, info: TensorInfo, start: int, stop: int, *, slo
 def load_whole(files: OpenFiles, info: TensorInfo) -> Array:
     """A whole stored tensor in float32, in memory of its own."""
     stored = np.empty(info.elements, STORED[info.dtype])
-    if stored.size:
-        read_into(files.get(info.file), info.start, stored)
+    read_into(files.get(info.file), info.start, stored)
     whole = stored if info.dtype == "F32" else widen(stored, info.dtype, np.empty(stored.size, np.float32))
     return whole.reshape(info.shape)

@@ -12,9 +12,10 @@ from ingraft.adapter.arrays import read_array
 from ingraft.checkpoint import read_header
 
 
+@pytest.mark.parametrize("rows", [3, 0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_numbers_are_torchs(dtype: torch.dtype, tmp_path: Path) -> None:
-    tensor = (torch.randn(3, 4) * 1000).to(dtype)
+def test_numbers_are_torchs(dtype: torch.dtype, rows: int, tmp_path: Path) -> None:
+    tensor = (torch.randn(rows, 4) * 1000).to(dtype)
     save_file({"before": torch.ones(5, dtype=torch.float64), "a": tensor}, tmp_path / "x.safetensors")
     info = next(info for info in read_header(tmp_path / "x.safetensors").tensors if info.name == "a")
 
