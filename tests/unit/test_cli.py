@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from importlib.metadata import version
 import pytest
 
 from ingraft.cli import app as cli
+from ingraft.cli import verbs
 from ingraft.cli.verbs import VERBS
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.methods.table import METHODS
@@ -69,6 +71,27 @@ def test_a_verb_imports_no_other() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert run.stderr == "['methods']\n"
+
+
+def test_a_bug_in_a_verbs_module_is_no_unknown_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise KeyError(name)
+
+    verbs._command.cache_clear()
+    monkeypatch.setattr(verbs, "import_module", broken)
+
+    with pytest.raises(KeyError, match=r"ingraft\.cli\.merge"):
+        cli.main(["merge"])
+
+
+def test_one_run_after_the_other_freezes_nothing_more() -> None:
+    """Of the process that calls it, which may be a notebook."""
+    cli.main(["methods", "--format", "json"])
+    before = gc.get_freeze_count()
+
+    cli.main(["methods", "--format", "json"])
+
+    assert gc.get_freeze_count() <= before
 
 
 def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ PAGES = (
     "CONTRIBUTING.md",
     *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))),
 )
-VERBS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Any = typer.main.get_command(app)
+VERBS: Mapping[str, Any] = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
 OPTIONS = {
     name: {spelling for parameter in verb.params for spelling in (*parameter.opts, *parameter.secondary_opts, "--help")}
     for name, verb in VERBS.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import UserDict
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -34,18 +34,16 @@ class Verbs(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _Commands({**dict.fromkeys(VERBS), **self.commands})
+        self.commands = {**dict.fromkeys(VERBS), **self.commands}  # type: ignore[dict-item]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _command(cmd_name) if cmd_name in VERBS else self.commands.get(cmd_name)
 
 
-class _Commands(UserDict[str, Any]):
-    """Commands by name; a verb, which is None, is imported when it is looked up."""
-
-    def __getitem__(self, name: str) -> Any:
-        if self.data[name] is None:
-            self.data[name] = _command(name)
-        return self.data[name]
-
-
+@cache
 def _command(verb: str) -> Any:
     with importing():
         function = getattr(import_module(f"ingraft.cli.{verb}"), verb)

@@ -37,7 +37,7 @@ Memory = Mapping[str, Array]  # float64 values of parameters that PEFT merged, b
 def read_tensor(files: OpenFiles, info: TensorInfo) -> Array:
     """The tensor of `info` as it is stored."""
     stored = np.empty(info.shape, STORED[info.dtype])
-    read_into(files.get(info.file), info.start, stored.reshape(-1))
+    read_into(files.get(info.file), info.start, stored)
     return stored
 
 

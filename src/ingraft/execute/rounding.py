@@ -50,7 +50,7 @@ def rounded_sum(
     """
     out = buffers.get("out", delta.size, STORED[step.dtype])
     square, *done = bfloat16.chosen.add_and_measure(delta, base, out)
-    if not square < _SAFE[step.dtype]:
+    if not square < _SAFE[step.dtype]:  # the sum itself tells which fault it is, if it is one
         delta += widen(base, step.dtype, buffers.get("scratch", delta.size, delta.dtype))
         _refuse_not_finite(step, square, delta, out, buffers)
     return out, _figures(done, measured=measured)

@@ -15,9 +15,9 @@ def flat(array: Array) -> Array:
     return array.reshape(len(array), -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AddedProduct:
-    """The row formula W' = W + left·right. Its factors can be seen, for who adds while doing more.
+    """The row formula W' = W + left·right. Its factors are visible, so that a kernel can add the product as it rounds.
 
     left: [out, r], right: [r, in]
     """
@@ -26,5 +26,8 @@ class AddedProduct:
     right: Array
 
     def __call__(self, weight: Array, at: slice) -> Array:
-        weight += self.left[at] @ self.right
+        product = self.left[at] @ self.right
+        if product.shape != weight.shape:  # which one row or column would be spread over
+            raise ValueError(f"a product of {list(product.shape)} for {list(weight.shape)}")
+        weight += product
         return weight

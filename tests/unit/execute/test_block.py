@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -329,13 +330,54 @@ def test_diverged_adapter(value: float, where: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("edited", [True, False])
 def test_base_that_is_not_finite(dtype: torch.dtype, edited: bool, tmp_path: Path) -> None:
     """Refused where the merge writes it anew: its element would be read as the adapter's doing."""
-    base = torch.randn(10, 8)
+    base = torch.randn(10, 8).to(dtype)
     base[3, 3] = float("inf")
     work = Work(tmp_path, base, lora_A=A, lora_B=B)
     edits = (edit_of(10, 8, inputs=work.inputs),) if edited else ()
 
     with pytest.raises(UnusableInput, match=r"m\.weight"):
         work.run(step_of((10, 8), edits, NAMES[dtype], work.source), dtype)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize(
+    ("number", "delta", "said"),
+    [
+        (float("nan"), 1.0, "NaN or infinity"),
+        (float("inf"), 1.0, "NaN or infinity"),
+        (3e38, 1e38, "NaN or infinity"),
+        (0.0, 3.4e38, "cannot hold"),
+    ],
+)
+def test_a_sum_that_bfloat16_cannot_hold(
+    number: float, delta: float, said: str, measured: bool, tmp_path: Path
+) -> None:
+    base = torch.full((10, 8), number, dtype=torch.bfloat16)
+    work = Work(tmp_path, base, lora_A=torch.ones(1, 8), lora_B=torch.full((10, 1), delta / 2.0))
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "BF16", work.source)
+
+    with pytest.raises(UnusableInput, match=said):
+        work.run(step, torch.bfloat16, measured=measured)
+
+
+@pytest.mark.parametrize(("edits", "transposed", "passes"), [(1, False, 1), (2, False, 0), (1, True, 0)])
+def test_a_product_is_added_as_it_is_rounded(
+    edits: int, transposed: bool, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass, where it is all that is done to a block and the block lies as the product does."""
+    kernel, added = bfloat16.chosen.add_and_measure, []
+    both = SimpleNamespace(
+        round_and_measure=bfloat16.chosen.round_and_measure,
+        add_and_measure=lambda *arrays: added.append(1) or kernel(*arrays),
+    )
+    monkeypatch.setattr(rounding, "bfloat16", SimpleNamespace(chosen=both, COMPILED=bfloat16.COMPILED))
+    base = torch.randn(8, 10) if transposed else torch.randn(10, 8)
+    work = Work(tmp_path, base.bfloat16(), lora_A=A, lora_B=B)
+    edit = edit_of(10, 8, inputs=work.inputs, transposed=transposed)
+
+    work.run(step_of(tuple(base.shape), (edit,) * edits, "BF16", work.source), torch.bfloat16)
+
+    assert len(added) == passes
 
 
 @pytest.mark.parametrize("size", [7e4, 3.3e38])
@@ -351,11 +393,14 @@ def test_overflow_of_the_stored_dtype(size: float, tmp_path: Path) -> None:
         work.run(step, dtype)
 
 
-def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
-    work = Work(tmp_path, torch.randn(10, 8), lora_A=torch.randn(3, 9), lora_B=B)
-    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), "F32", work.source)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("a", "b"), [((3, 9), (10, 3)), ((4, 8), (10, 3)), ((3, 1), (10, 3)), ((3, 8), (1, 3))])
+def test_tensors_that_do_not_fit(a: tuple[int, int], b: tuple[int, int], dtype: torch.dtype, tmp_path: Path) -> None:
+    """Nor are a single row or column spread over all."""
+    work = Work(tmp_path, torch.randn(10, 8).to(dtype), lora_A=torch.randn(a), lora_B=torch.randn(b))
+    step = step_of((10, 8), (edit_of(10, 8, inputs=work.inputs),), NAMES[dtype], work.source)
 
     with pytest.raises(UnusableInput, match=r"m do not fit its weight of \[10, 8\]") as refused:
-        work.run(step, torch.float32)
+        work.run(step, dtype)
 
     assert "\n" not in refused.value.message
