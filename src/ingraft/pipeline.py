@@ -283,7 +283,7 @@ def _refuse_no_change(plan: MergePlan, done: Execution) -> None:
         )
     raise UnusableInput(
         f"The merged model would equal the base: {plan.adapter.name} changes nothing.",
-        hint="The adapter was never trained, or its second matrices are all zero.",
+        hint="The adapter was never trained, its second matrices are all zero, or its scale is (lora_alpha 0).",
     )
 
 

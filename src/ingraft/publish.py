@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+IN_PLACE: list[Path] = []
+"""Every output that this process has published, in order: for whoever has to say how far an interrupted run came."""
 
 _MARK = ".ingraft-"
 # Of these each model, adapter or export has one at least.
@@ -65,6 +68,25 @@ def check_place(output: Path, *, inputs: tuple[Path, ...] = ()) -> None:
         real = source.resolve()
         if resolved == real or resolved in real.parents or real in resolved.parents:
             raise UnusableInput(f"{output} is, holds or lies in {source}, which is read.", hint="Name another output.")
+
+
+def check_file(path: Path, *, inputs: Iterable[str | Path] = ()) -> None:
+    """Raise UnusableInput when no file can be written to `path`: for what is there, or because it is an input's.
+
+    inputs  files, directories and Hub ids that are read; a file of theirs is not replaced
+    """
+    if path.is_dir():
+        raise UnusableInput(f"{path} is a directory; expected a file.", hint="Name a new file in it.")
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing is replaced
+        return
+    real = _real(path)
+    above = next(folder for folder in real.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        what = "may not be written to" if above.is_dir() else "is a file, in which nothing can lie"
+        raise UnusableInput(f"{path} cannot be written: {above} {what}.", hint="Name a file in another directory.")
+    for source in map(_real, map(Path, inputs)):
+        if real == source or (real.exists() and source in real.parents):
+            raise UnusableInput(f"{path} would replace what is read.", hint="Name another file.")
 
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:
@@ -252,6 +274,7 @@ def _move(work: Path, output: Path) -> None:
             output.rmdir()
         work.rename(output)
         fsync(output.parent)
+        IN_PLACE.append(output)
     except BaseException:
         if not work.exists():
             output.rename(work)

@@ -26,7 +26,7 @@ def train_and_merge(
     if config.report is not None:
         from ingraft.report import check_report
 
-        check_report(config.report, merged=config.merge)
+        check_report(config.report, merged=config.merge, inputs=(config.model, *config.data_names))
     trained = train(config, observe=observe)
     if not these_processes().writes:
         return trained, None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from helpers.browser import CHROMIUM, measure, screenshot, visit
+from helpers.files import snapshot
 from helpers.merging import cli, merged_once
 from helpers.models import copy_of, lora_config, new_folder, sentence_adapter, sentence_base
 
@@ -241,4 +243,45 @@ def test_what_cannot_be_reported_is_refused_before_the_work(tmp_path) -> None:
     run = cli("merge", adapter(), tmp_path / "out", "--report", tmp_path / "out" / "pages" / "report.html")
     assert run.code == 2
     assert f"report.html would lie in {tmp_path / 'out'}, where ingraft verify allows no file" in run.err
+
+    run = cli("merge", adapter(), tmp_path / "out", "--dry-run", "--report", tmp_path / "report.html")
+    assert run.code == 2
+    assert "--dry-run" in run.err
+
+    run = cli("merge", adapter(), tmp_path / "out", "--report", "/dev/null")
+    assert run.code == 2
+    assert "/dev/null is a device or a pipe" in run.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--report", "--save-plan"])
+@pytest.mark.parametrize(
+    "name", ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "base/config.json"]
+)
+def test_a_page_or_a_plan_replaces_no_input(option: str, name: str, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(adapter(), tmp_path / "adapter"))
+    base = Path(shutil.copytree(sentence_base("bert", "bfloat16"), tmp_path / "base"))
+    before = snapshot(tmp_path)
+
+    run = cli("merge", copied, tmp_path / "out", "--base", base, option, tmp_path / name)
+    assert (run.code, snapshot(tmp_path)) == (2, before)
+    assert f"{name} would replace what is read" in run.err
+    if option == "--report":
+        model = merged_once(adapter())
+        run = cli("verify", model, "--adapter", copied, "--base", base, "--no-embeddings", option, tmp_path / name)
+        assert (run.code, snapshot(tmp_path)) == (2, before)
+
+
+def test_a_plan_does_not_lie_in_what_is_replaced(tmp_path: Path) -> None:
+    run = cli("merge", adapter(), tmp_path / "out", "--save-plan", tmp_path / "out" / "plan.json")
+
+    assert run.code == 2
+    assert "would lie in OUTPUT" in run.err
+
+
+def test_a_link_to_a_page_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link.html").symlink_to("page.html")
+
+    assert cli("merge", adapter(), tmp_path / "out", "--report", tmp_path / "link.html").code == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert "Proven" in (tmp_path / "page.html").read_text("utf-8")

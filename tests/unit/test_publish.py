@@ -15,7 +15,7 @@ import pytest
 from helpers.files import snapshot
 from ingraft import publish
 from ingraft.errors import UnusableInput
-from ingraft.publish import check_output, check_room, clean_up, published
+from ingraft.publish import check_file, check_output, check_room, clean_up, published
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,38 @@ def test_output_not_empty(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match=r"is not empty.*--overwrite"):
         check_output(tmp_path / "out", overwrite=False)
     check_output(tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["new.html", "new/deep/page.html", "there.html", "link.html", "adapter/new.html"])
+def test_free_files(name: str, tmp_path: Path) -> None:
+    fill(tmp_path / "adapter")
+    (tmp_path / "there.html").touch()
+    (tmp_path / "link.html").symlink_to("there.html")
+
+    check_file(tmp_path / name, inputs=(tmp_path / "adapter", "sentence-transformers/all-MiniLM-L6-v2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("adapter", "adapter is a directory"),
+        ("adapter/model.safetensors", "would replace what is read"),
+        ("elsewhere.html", "would replace what is read"),
+        ("rows.csv", "would replace what is read"),
+        ("rows.csv/page.html", "rows.csv is a file, in which nothing can lie"),
+    ],
+)
+def test_files_that_would_cost_something(name: str, said: str, tmp_path: Path) -> None:
+    fill(tmp_path / "adapter")
+    (tmp_path / "elsewhere.html").symlink_to("adapter/model.safetensors")
+    (tmp_path / "rows.csv").touch()
+
+    with pytest.raises(UnusableInput, match=said):
+        check_file(tmp_path / name, inputs=(tmp_path / "adapter", tmp_path / "rows.csv"))
+
+
+def test_a_device_is_no_input() -> None:
+    check_file(Path(os.devnull), inputs=(Path(os.devnull),))
 
 
 @pytest.mark.parametrize("there", ["notes.txt", "photos/config.json", "rows.csv"])
@@ -524,3 +556,22 @@ def test_unknown_memory_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(publish, "available_memory", lambda: None)
 
     check_room(tmp_path / "out", disk=0, memory=10**15)
+
+
+def test_what_was_published_is_known_though_the_run_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the output that was replaced is being removed."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    fill(tmp_path / "out")
+    before = len(publish.IN_PLACE)
+    fill(tmp_path / "work", "new")
+    monkeypatch.setattr(publish.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish.put_in_place(tmp_path / "work", tmp_path / "out", overwrite=True)
+
+    assert publish.IN_PLACE[before:] == [tmp_path / "out"]
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "new"

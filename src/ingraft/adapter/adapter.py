@@ -98,16 +98,22 @@ def _open(root: Path, folder: Path) -> Adapter:
     return Adapter(root, folder, config, weights, tensors)
 
 
+_MOST_NAMED = 5
+
+
 def _find_folder(root: Path) -> Path:
     if (root / CONFIG_FILE).is_file():
         return root
     candidates = {root / path for path in read_layout(root).paths if (root / path).is_dir()}
     candidates |= {child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    found = sorted(folder for folder in candidates if (folder / CONFIG_FILE).is_file())
+    found = [folder for folder in candidates if (folder / CONFIG_FILE).is_file()]
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(str(folder.relative_to(root)) for folder in found)
+        found.sort(key=lambda folder: (len(folder.name), folder))  # checkpoint-500 before checkpoint-1000
+        names = ", ".join(str(folder.relative_to(root)) for folder in found[-_MOST_NAMED:])
+        if len(found) > _MOST_NAMED:
+            names = f"{names} and {len(found) - _MOST_NAMED} more"
         raise UnusableInput(
             f"{root} holds {len(found)} adapters: {names}.", hint=f"Name the one you mean, for example: {found[-1]}"
         )

@@ -1,6 +1,7 @@
 """The `ingraft` command: its verbs, its global options, and how a run ends.
 
-Exit codes: 0 done · 1 a check of the result failed · 2 unusable input or command line · 130 interrupted.
+Exit codes: 0 done · 1 a check of the result failed · 2 unusable input or command line · 130 interrupted ·
+141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ingraft.cli.verbs import Verbs
 from ingraft.errors import IngraftError
 
 _INTERRUPTED = 130
+_UNREAD = 141
 
 app = typer.Typer(
     name="ingraft",
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # bitsandbytes, where it is installed, tells of its kernels as soon as peft imports it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    published = len(_published())
     try:
         code = app(args=arguments, prog_name="ingraft", standalone_mode=False)
     except IngraftError as error:
@@ -74,15 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(error, f"{where}{error.strerror}")
         return IngraftError.exit_code
-    except SystemExit as end:  # how typer ends when nobody reads its output any more
-        return end.code if isinstance(end.code, int) else 0
+    except SystemExit:  # how typer ends when nobody reads its output any more
+        return _UNREAD
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         return _refuse_usage(error)
     if code == _INTERRUPTED:  # how typer hands on Ctrl-C
-        typer.echo("interrupted; nothing was published", err=True)
+        made = ", ".join(map(str, _published()[published:]))
+        typer.echo(f"interrupted; {f'{made} was published before' if made else 'nothing was published'}", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _published() -> Sequence[object]:
+    """The outputs that this process has published; no verb that publishes was run where the module is not there."""
+    publish = sys.modules.get("ingraft.publish")
+    return publish.IN_PLACE if publish else ()
 
 
 def _refuse_usage(error: Any) -> int:

@@ -18,8 +18,10 @@ def init(
 ) -> None:
     """Write a commented config for `ingraft train`, after a look at DATA."""
     from ingraft.cli import show_training
+    from ingraft.publish import check_file
     from ingraft.training.starter import MODEL, starter, write_starter
 
+    check_file(config, inputs=[data])
     found = starter(data, model=model or MODEL)
     write_starter(found, config, overwrite=overwrite)
     show_training.starter(found, config)

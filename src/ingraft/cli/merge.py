@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ingraft.cli.format import Format
+
+if TYPE_CHECKING:
+    from ingraft.steps import MergePlan
 
 
 def merge(
@@ -81,7 +84,7 @@ def merge(
     if not dry_run:
         check_output(output, overwrite=overwrite)
     if report is not None:
-        _check_report(report, output, no_verify)
+        _check_report(report, output, "--no-verify" if no_verify else "--dry-run" if dry_run else "")
     if sign is not None:
         private_key(sign)
     plan = plan_merge(
@@ -93,6 +96,7 @@ def merge(
         other_base=other_base,
         trust_remote_code=trust_remote_code,
     )
+    _check_files(plan, output, sign, save_plan, report)
     if save_plan is not None:
         show.save_json(save_plan, plan.to_dict())
     if human:
@@ -124,10 +128,23 @@ def merge(
         show.json(show_merge.facts(result))
 
 
-def _check_report(report: Path, output: Path, no_verify: bool) -> None:
+def _check_files(plan: MergePlan, output: Path, sign: Path | None, *files: Path | None) -> None:
+    """Raise UnusableInput for a file that would replace an input, or lie in what is replaced."""
+    from ingraft.errors import UnusableInput
+    from ingraft.publish import check_file
+
+    for file in files:
+        if file is None:
+            continue
+        check_file(file, inputs=(plan.adapter.root, plan.base.root, *([sign] if sign else [])))
+        if output.resolve() in file.resolve().parents:
+            raise UnusableInput(f"{file} would lie in OUTPUT, {output}.", hint="Name a file beside it.")
+
+
+def _check_report(report: Path, output: Path, without: str) -> None:
     from ingraft.errors import UnusableInput
     from ingraft.report import check_report
 
-    if no_verify:
-        raise UnusableInput("--report shows the proof, which --no-verify leaves out.", hint="Leave out one of them.")
+    if without:
+        raise UnusableInput(f"--report shows the proof, which {without} leaves out.", hint="Leave out one of them.")
     check_report(report, merged=output)

@@ -80,7 +80,7 @@ def plural(number: int, noun: str) -> str:
 @contextmanager
 def progress(human: bool) -> Iterator[Progress | None]:
     """A bar on stderr for each stage; None, so silence, when stderr is no terminal."""
-    if not human or not sys.stderr.isatty():
+    if not human or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from ingraft.cli.progress import Bars

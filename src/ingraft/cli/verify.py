@@ -70,7 +70,8 @@ def verify(
     if report is not None:
         from ingraft.report import check_report
 
-        check_report(report, merged=Path(merged))
+        read = [name for name in (adapter, base, texts, task, key) if name is not None]
+        check_report(report, merged=Path(merged), inputs=read)
     plans: list[MergePlan] = []
     chosen = read_texts(texts) if texts else None
     with show.progress(format == "human") as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.resources import files
 from importlib.util import find_spec
@@ -14,23 +15,26 @@ from typing import Any
 from ingraft.checkpoint import dtype_name
 from ingraft.errors import UnusableInput
 from ingraft.manifest import versions
+from ingraft.publish import check_file
 from ingraft.report import words
 
 _LIBRARIES = {"jinja2": "jinja2", "altair": "altair", "vl_convert": "vl-convert-python"}
 
 
-def check_report(path: Path, *, merged: Path | None = None) -> None:
+def check_report(path: Path, *, merged: Path | None = None, inputs: Iterable[str | Path] = ()) -> None:
     """Raise UnusableInput when a report could not be written to `path`: to be asked before the long work, not after.
 
     merged  the model that it is about, in which it must not lie
+    inputs  files, directories and Hub ids that are read; a file of theirs is not replaced
     """
     missing = [name for module, name in _LIBRARIES.items() if find_spec(module) is None]
     if missing:
         raise UnusableInput(
             f"A report needs {', '.join(missing)}.", hint="Install it with: pip install 'ingraft[report]'"
         )
-    if path.is_dir():
-        raise UnusableInput(f"{path} is a directory.", hint="Name a file for the report, such as report.html.")
+    check_file(path, inputs=inputs)
+    if path.exists() and not path.is_file():
+        raise UnusableInput(f"{path} is a device or a pipe; expected a file.", hint="Name one, such as report.html.")
     if merged is not None and merged.resolve() in path.resolve().parents:
         raise UnusableInput(
             f"The report {path} would lie in {merged}, where ingraft verify allows no file but the model's own.",
@@ -70,10 +74,11 @@ def fill(template: str, *, command: str = "", **values: Any) -> str:
 def write_page(path: Path, page: str) -> None:
     """Write `page` to `path`, whole or not at all. UnusableInput when that cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        target = Path(os.path.realpath(path))  # a link stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
+        unfinished.replace(target)
     except OSError as error:
         raise UnusableInput(f"{path} cannot be written: {error.strerror}.") from None
 

@@ -28,7 +28,7 @@ def write_report(path: Path, report: VerificationReport, plan: MergePlan, *, mer
 
     Raises UnusableInput when `path` cannot be written, or the libraries of `ingraft[report]` are not installed.
     """
-    check_report(path, merged=merged)
+    check_report(path, merged=merged, inputs=(plan.adapter.root, plan.base.root))
     write_page(path, render(report, plan, merged=merged))
 
 
