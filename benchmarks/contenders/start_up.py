@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ingraft.startup import importing
+from ingraft import startup
 
-with importing():  # as the command does
+startup.OWN_PROCESS = True  # as the command does
+with startup.importing():
     from ingraft.cli.app import main
 
 base, adapter, output = sys.argv[1:]

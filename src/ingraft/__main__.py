@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from ingraft.startup import importing
+from ingraft import startup
 
 
 def command() -> int:
     """Run this process's command line and return its exit code."""
-    with importing():
+    startup.OWN_PROCESS = True
+    with startup.importing():
         from ingraft.cli.app import main
     return main()
 

@@ -48,6 +48,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f" (nearest: {found[0]})" if found else ""
 
 
+def one_of(what: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise UnusableInput where `value` of the setting `what` is none of the `allowed`, as a type cannot."""
+    names = tuple(allowed)
+    if value not in names:
+        near = nearest(str(value), names)
+        raise UnusableInput(f"{what} is {value!r}{near}; expected one of {', '.join(names)}.")
+
+
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in one line; its type where it says nothing."""
     return _lines(error)[0]

@@ -31,11 +31,11 @@ def merge_trained(
 
     The adapter is saved first, into `adapter_dir` (default: `<output>-adapter`), and stays there whatever happens
     next. The merged model is loaded where `peft` cannot be imported, and its outputs are compared with those of the
-    live model: CheckFailed when they differ. `model` itself is not changed.
+    live model before it is published: CheckFailed when they differ. `model` itself is not changed.
     """
     from ingraft.verification.embeddings import compare_with_live
 
-    output = Path(output)
+    output = expanded(output)
     kept = check_places(model, output, adapter_dir=adapter_dir, base=base, overwrite=overwrite)
     if not _has_adapter(model):
         raise UnusableInput(
@@ -45,7 +45,18 @@ def merge_trained(
         model.save_pretrained(str(folder))
         if not any(folder.rglob("adapter_config.json")):
             raise UnusableInput("sentence-transformers saved no adapter for this model.", hint="Is the adapter active?")
-    result = merge(
+
+    def equals_the_live_one(folder: Path) -> None:
+        parity = compare_with_live(folder, model, trust_remote_code=trust_remote_code)
+        if failed := [check for check in parity.checks if not check.passed]:
+            raise CheckFailed(
+                f"The merged model does not equal the live one: {failed[0].name} "
+                f"({failed[0].value}, allowed {failed[0].limit}).",
+                hint=f"Nothing was published; the adapter is safe in {kept}. Was the base changed in memory after it "
+                "was loaded, or cast? What was cast is merged with dtype='bfloat16' (or 'float16').",
+            )
+
+    return merge(
         kept,
         output,
         base=base,
@@ -53,16 +64,8 @@ def merge_trained(
         layout=layout,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
+        approve=equals_the_live_one,
     )
-    parity = compare_with_live(result.output, model, trust_remote_code=trust_remote_code)
-    failed = [check for check in parity.checks if not check.passed]
-    if failed:
-        raise CheckFailed(
-            f"The merged model in {output} does not equal the live one: {failed[0].name} "
-            f"({failed[0].value}, allowed {failed[0].limit}).",
-            hint=f"The adapter is safe in {kept}. Was the base changed in memory after it was loaded?",
-        )
-    return result
 
 
 def check_places(
@@ -74,7 +77,7 @@ def check_places(
     overwrite: bool = False,
 ) -> Path:
     """Where the adapter will be kept. UnusableInput when that place or `output` is in use, above all by the base."""
-    kept = Path(adapter_dir) if adapter_dir is not None else output.with_name(f"{output.name}-adapter")
+    kept = expanded(adapter_dir) if adapter_dir is not None else output.with_name(f"{output.name}-adapter")
     bases = tuple(_local_bases(model, base))
     check_output(output, overwrite=overwrite, inputs=(*bases, kept))
     check_output(kept, overwrite=overwrite, inputs=bases)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from ingraft.hub import expanded
 from ingraft.live_merge import check_places, merge_trained
 from ingraft.pipeline import MergeResult
 
@@ -22,7 +24,8 @@ class MergeCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, output: str | Path, **options: Any) -> None:
-        self.output = Path(output)
+        inspect.signature(merge_trained).bind(None, output, **options)  # TypeError now, not after the training
+        self.output = expanded(output)
         self.options = options
         self.result: MergeResult | None = None
 

@@ -15,6 +15,7 @@ from ingraft.base_precision import BasePrecision, dequantised_weights
 from ingraft.errors import CheckFailed, UnusableInput
 from ingraft.execute import Execution, StepFigures, Written, default_workers, execute
 from ingraft.flush import flushing
+from ingraft.hub import expanded
 from ingraft.machine import available_memory
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
@@ -76,14 +77,17 @@ def merge(
     workers: int | None = None,
     progress: Progress | None = None,
     on_plan: Callable[[MergePlan], None] | None = None,
+    approve: Callable[[Path], None] | None = None,
 ) -> MergeResult:
     """Merge `adapter` into its base and publish the plain model at `output`, or raise and leave nothing behind.
 
-    sign  a PEM file with the private key that signs the output's files
+    sign     a PEM file with the private key that signs the output's files
+    approve  is shown the directory that is about to be published; what it raises is raised, and nothing is
     Raises UnusableInput (nothing was written) or CheckFailed (the proof failed and nothing was published).
     """
-    clean_up(Path(output))
-    check_output(Path(output), overwrite=overwrite)
+    output = expanded(output)
+    clean_up(output)
+    check_output(output, overwrite=overwrite)
     plan = plan_merge(
         adapter,
         base,
@@ -95,7 +99,16 @@ def merge(
     )
     if on_plan:
         on_plan(plan)
-    return run_plan(plan, output, overwrite=overwrite, verify=verify, sign=sign, workers=workers, progress=progress)
+    return run_plan(
+        plan,
+        output,
+        overwrite=overwrite,
+        verify=verify,
+        sign=sign,
+        workers=workers,
+        progress=progress,
+        approve=approve,
+    )
 
 
 def run_plan(
@@ -108,13 +121,16 @@ def run_plan(
     sign: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    approve: Callable[[Path], None] | None = None,
 ) -> MergeResult:
     """Execute, verify and publish a plan. `embeddings`: the proof runs the three models on texts as well."""
     from ingraft.card import write_card
     from ingraft.hashes import FileHashes
     from ingraft.manifest import write_manifest
 
-    output = Path(output)
+    output = expanded(output)
+    if workers is not None and workers < 1:
+        raise UnusableInput(f"workers is {workers}; expected at least 1.")
     key = Path(sign) if sign is not None else None
     clean_up(output)
     inputs = (plan.given_base, plan.adapter.root, *((key,) if key else ()))
@@ -163,6 +179,8 @@ def run_plan(
         write_manifest(plan, folder, report, hashes)
         if signer is not None:
             sign_files(folder, signer)
+        if approve is not None:
+            approve(folder)
     seconds = time.monotonic() - started
     signature = output / SIGNATURE if signer is not None else None
     return MergeResult(output, plan, done.figures, report, seconds, done.cloned, signature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from ingraft.adapter import Adapter, AdapterTensors, SavedParameter, group_tensors, open_adapters
 from ingraft.base_model import BaseModel, open_base, quantisation_of, vocabulary_sizes
@@ -13,7 +13,7 @@ from ingraft.base_precision import BasePrecision, Dequantised, at_precision
 from ingraft.checkpoint import FLOAT_NAMES
 from ingraft.completeness import check_layers_covered, with_configured_modules
 from ingraft.config_files import config_changes, index_file
-from ingraft.errors import UnusableInput, nearest
+from ingraft.errors import UnusableInput, nearest, one_of
 from ingraft.experts import has_target_parameters, with_parameters
 from ingraft.fingerprint import check_trained_on
 from ingraft.heads import check_head_stored
@@ -75,6 +75,11 @@ def plan_merge(
 
     Reads headers and JSON; writes nothing. Raises UnusableInput with the reason when the merge cannot be right.
     """
+    dtype = cast(DType, str(dtype).removeprefix("torch."))
+    one_of("dtype", dtype, get_args(DType))
+    one_of("layout", layout, get_args(FileLayout))
+    if base_precision is not None:
+        one_of("base_precision", base_precision, get_args(BasePrecision))
     adapters = open_adapters(adapter)
     stored = STORED_DTYPES.get(dtype)
     merges = [_plan_one(opened, base, base_precision, stored, trust_remote_code) for opened in adapters]

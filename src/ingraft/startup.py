@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+OWN_PROCESS = False
+"""Is this process the command's own? In a notebook or a server, objects of others must not be kept from collection."""
+
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """No garbage is collected in the block, and none looked for later among what it made.
+    """No garbage is collected in the block and, in the command's own process, none looked for later in what it made.
 
     That lives as long as the process. Looking takes a tenth of the command's start, and after torch's import a third of
     a small merge's CPU time.
@@ -20,7 +23,8 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        if OWN_PROCESS:
+            gc.freeze()
         if collecting:
             gc.enable()
 

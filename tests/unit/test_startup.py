@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
+from ingraft import startup
 from ingraft.startup import importing
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_nothing_is_collected_in_the_block(before: bool) -> None:
+def test_nothing_is_collected_in_the_block(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "OWN_PROCESS", True)
     frozen = gc.get_freeze_count()
     if not before:
         gc.disable()
@@ -25,6 +27,15 @@ def test_nothing_is_collected_in_the_block(before: bool) -> None:
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def test_others_objects_are_not_kept_from_collection() -> None:
+    frozen = gc.get_freeze_count()
+
+    with importing():
+        pass
+
+    assert gc.get_freeze_count() <= frozen
 
 
 def test_the_command_collects_what_it_makes_itself() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from ingraft.adapted.adapt import Changes, Part, adapt
 from ingraft.adapted.assemble import assembled
 from ingraft.adapted.keys import require_peft, split_keys
@@ -93,7 +95,8 @@ def open_unadapted(
     _check_memory(bases, dtype)
     # What PEFT takes out of the base it rounds to the base's dtype; so float64 comes after the adapter is on.
     loaded: DType = "stored" if dtype == "float64" else dtype
-    with assembled(adapters, bases) as directory:
+    # Loading draws random numbers, always the same; the caller's go on as they would have.
+    with torch.random.fork_rng(devices=[]), assembled(adapters, bases) as directory:
         live = load_model(
             directory.layout, f"The base model {bases[0].name}", trust_remote_code=trust_remote_code, dtype=loaded
         )

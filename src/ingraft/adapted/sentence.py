@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from ingraft.adapted.quiet import quiet
-from ingraft.errors import UnusableInput, first_line
+from ingraft.errors import UnusableInput, first_line, one_of
 from ingraft.layout import Layout
 
 DType = Literal["float32", "float64", "stored"]
@@ -19,6 +19,7 @@ def load_model(layout: Layout, what: str, *, trust_remote_code: bool, dtype: DTy
     dtype  `float64` loads float32 numbers: widening them is the caller's, when nothing is put on the model any more
     Raises UnusableInput with the library's reason when it cannot be loaded.
     """
+    one_of("dtype", dtype, get_args(DType))
     try:
         import sentence_transformers
     except ImportError:

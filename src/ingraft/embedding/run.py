@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from ingraft.embedding.job import Job, assemble, begun
 from ingraft.embedding.model import Backend, check_model
 from ingraft.embedding.texts import Window, open_texts, windows
 from ingraft.embedding.vectors import Precision
 from ingraft.embedding.work import worker
-from ingraft.errors import UnusableInput
+from ingraft.errors import UnusableInput, one_of
+from ingraft.hub import expanded
 
 Engine: TypeAlias = Literal["local", "ray"]
 Observe: TypeAlias = Callable[[int, int], None]
@@ -71,7 +72,13 @@ def embed(
     observe  is told the rows done and the rows in all
     Raises UnusableInput; finished parts then stay for the next run.
     """
-    started, output = time.monotonic(), Path(output)
+    started, output = time.monotonic(), expanded(output)
+    one_of("backend", backend, get_args(Backend))
+    one_of("precision", precision, get_args(Precision))
+    one_of("engine", engine, get_args(Engine))
+    for name, number in (("batch_size", batch_size), ("window", window)):
+        if number < 1:
+            raise UnusableInput(f"{name} is {number}; expected at least 1.")
     _check_output(output, overwrite)
     if workers is not None and engine != "ray":
         raise UnusableInput("--workers is for --engine ray.", hint="Leave it out, or add --engine ray.")

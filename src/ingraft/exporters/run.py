@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.errors import CheckFailed, UnusableInput, one_of
 from ingraft.exporters.folder import carry, extend_card, write_export_manifest
 from ingraft.exporters.graph import Graph, write_graph
 from ingraft.exporters.int8 import write_int8
@@ -23,6 +23,7 @@ from ingraft.exporters.source import Source, open_layout, open_source
 from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.tasks import MAX_DROP, Measure, drop_check, open_measure
 from ingraft.exporters.tokenizer import tokens_check, write_limits
+from ingraft.hub import expanded
 from ingraft.pipeline import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.verification.report import Check, VerificationReport
@@ -58,7 +59,7 @@ def export(
     texts     to compare on beside a long one and one that is cut off (default: those of `ingraft verify`)
     Raises UnusableInput, or CheckFailed when an answer differs; in both cases nothing is published.
     """
-    started, output = time.monotonic(), Path(output)
+    started, output = time.monotonic(), expanded(output)
     clean_up(output)
     check_output(output, overwrite=overwrite)
     layout = open_layout(model)
@@ -138,6 +139,9 @@ def export(
 
 
 def _check_format(to: str, quantize: str | None) -> None:
+    one_of("to", to, get_args(Format))
+    if quantize is not None:
+        one_of("quantize", quantize, get_args(Quantisation))
     require("onnxruntime", "onnx")
     if to == "openvino":
         require("openvino", "openvino")

@@ -152,12 +152,16 @@ def embedding_parity(
     return replace(parity, checks=(by_layer, *parity.checks))
 
 
+# A user's class of a model is one of these underneath.
+_CLASSES = ("CrossEncoder", "SparseEncoder", "MultiVectorEncoder", "SentenceTransformer")
+
+
 def compare_with_live(
     merged: Path, model: Any, *, texts: Sequence[str] | None = None, trust_remote_code: bool = False
 ) -> EmbeddingParity:
     """Compare the model in `merged` with the live `model` that has the adapter on it. `model` is not changed."""
     chosen = list(texts or TEXTS)
-    model_class = type(model).__name__
+    model_class = next((known.__name__ for known in type(model).__mro__ if known.__name__ in _CLASSES), "")
     with quiet():
         live = copy.deepcopy(model).to("cpu", torch.float32).eval()
         adapted = _encode(live, model_class, chosen)
