@@ -17,9 +17,9 @@ import pytest
 
 from helpers.embeddings import ids_of, some_texts, vectors_of, write_texts
 from helpers.exports import cross_encoder, last_token_model
-from helpers.files import snapshot
+from helpers.files import edit_json, snapshot
 from helpers.merging import cli
-from helpers.models import sentence_base
+from helpers.models import copy_of, sentence_base
 from helpers.running import start
 
 TEXTS = some_texts(60)
@@ -120,6 +120,20 @@ def test_mistake_in_a_late_row_keeps_what_was_done(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:21]))
     assert "begun with another input file" in cli("embed", sentence_base("bert"), file, output, "--window", "8").err
     assert embedded(sentence_base("bert"), file, output, "--window", "8", "--restart")["resumed"] == 0
+
+
+def test_rows_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    """Their weights may be the same, and their pooling not."""
+    model = copy_of(sentence_base("bert"))
+    file, output = tmp_path / "texts.jsonl", tmp_path / "v.parquet"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS[:20], None]))
+    assert "has no text in text of row 20" in cli("embed", model, file, output, "--window", "8").err
+
+    edit_json(model / "1_Pooling" / "config.json", pooling_mode="cls")
+
+    run = cli("embed", model, file, output, "--window", "8")
+    assert run.code == 2
+    assert "begun with another version of the model" in run.err
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from sentence_transformers import SentenceTransformer
 
 import ingraft
@@ -99,6 +101,21 @@ def test_random_numbers_go_on_as_they_would_have() -> None:
 
 class Own(SentenceTransformer):  # type: ignore[misc,unused-ignore]
     """A user's class."""
+
+
+def test_a_live_model_that_computes_in_half_precision_since_its_training(tmp_path: Path) -> None:
+    """As accelerate leaves it after a training with `bf16=True`: its numbers are float32 all the same."""
+    live = SentenceTransformer(str(base()), device="cpu")
+    live.add_adapter(lora_config("bert"))
+    for parameter in live.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    live._original_forward = live.forward
+    live.forward = MethodType(torch.autocast("cpu", dtype=torch.bfloat16)(live.forward.__func__), live)
+    live.forward = MethodType(convert_outputs_to_fp32(live.forward.__func__), live)
+
+    assert ingraft.merge_trained(live, tmp_path / "merged").report is not None
+    assert "forward" in vars(live)  # left as it was
 
 
 def test_a_live_model_that_is_another_replaces_nothing(tmp_path: Path) -> None:

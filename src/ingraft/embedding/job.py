@@ -24,6 +24,10 @@ from ingraft.layout import Layout
 _JOB, _RANGES = "job.json", "ranges.json"
 
 
+# Of modules, prompts and tokenizers, which change vectors as much as weights do; and of code.
+_SMALL_FILES = {".json", ".txt", ".model", ".py"}
+
+
 @dataclass(frozen=True)
 class Job:
     """What a run computes; two runs with the same job have the same result.
@@ -57,9 +61,10 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on where another one stopped."""
         used = list(weight_files(self.layout)) if self.backend == "torch" else [graph_of(self.layout, self.backend)]
+        used += sorted(path for path in self.layout.root.rglob("*") if path.suffix in _SMALL_FILES)
         return {
             "model": str(self.layout.root.resolve()),
-            "model files": [_stamp(path) for path in used],
+            "version of the model": [_stamp(path) for path in used],
             "input": str(self.file.path.resolve()),
             "input file": _stamp(self.file.path),
             "column": self.file.column,

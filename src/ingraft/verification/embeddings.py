@@ -164,6 +164,8 @@ def compare_with_live(
     model_class = next((known.__name__ for known in type(model).__mro__ if known.__name__ in _CLASSES), "")
     with quiet():
         live = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        if "_original_forward" in vars(live):  # accelerate left its own, in half precision, after a training with bf16
+            vars(live).pop("forward", None)
         adapted = _encode(live, model_class, chosen)
         with _adapters_off(live):
             before = _encode(live, model_class, chosen)

@@ -183,7 +183,7 @@ def _wide(values: Tensor) -> _Rows:
 def _input(name: str, width: int) -> Tensor:
     """The same for the same layer in both processes."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 def _through_wrappers(model: nn.Module, name: str) -> nn.Module:
