@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
 
+from ingraft.acceptance import proven, refuse_no_change
 from ingraft.base_precision import BasePrecision, dequantised_weights
-from ingraft.errors import CheckFailed, UnusableInput
+from ingraft.errors import UnusableInput
 from ingraft.execute import Execution, StepFigures, Written, default_workers, execute
 from ingraft.flush import flushing
 from ingraft.hub import expanded
 from ingraft.machine import available_memory
 from ingraft.output_files import SIGNATURE
 from ingraft.plan import DType, FileLayout, plan_merge
+from ingraft.progress import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.signing import Signer, private_key
 from ingraft.signing import sign as sign_files
@@ -26,20 +27,6 @@ from ingraft.steps import MergePlan, OutputShard
 from ingraft.unchanged import unchanged
 from ingraft.verification.provable import check_provable
 from ingraft.verification.report import Check, VerificationReport
-
-
-class Progress(Protocol):
-    """Told when a stage begins, with its bytes in all, and about bytes done in it.
-
-    Those of a merge are `base` (made from a quantised one), `merge` (written, and read for the proof) and `embeddings`,
-    which are not counted; `weights` is the proof of `verify`.
-    """
-
-    def begin(self, stage: str, total: int) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -173,8 +160,8 @@ def run_plan(
             plan, folder, verify=verify, workers=workers, written=written, finished=finished, shown=shown
         )
         shown.end()
-        _refuse_no_change(plan, done)
-        report = _proven(plan, folder, checks, done.figures, embeddings=embeddings, shown=shown) if verify else None
+        refuse_no_change(plan, done)
+        report = proven(plan, folder, checks, done.figures, embeddings=embeddings, shown=shown) if verify else None
         write_card(plan, folder, report)
         write_manifest(plan, folder, report, hashes)
         if signer is not None:
@@ -233,51 +220,6 @@ def _carried_out(
         return done, proof.checks()
 
 
-def _proven(
-    plan: MergePlan,
-    folder: Path,
-    checks: tuple[Check, ...],
-    figures: Sequence[StepFigures],
-    *,
-    embeddings: bool,
-    shown: Progress,
-) -> VerificationReport:
-    """The whole proof of what was written to `folder`. Raises CheckFailed."""
-    from ingraft.verification.figures import effect_figures
-
-    report = VerificationReport(checks, effect_figures(figures))
-    if embeddings and report.passed:
-        shown.begin("embeddings", 0)
-        report = with_embeddings(report, plan, folder)
-        shown.end()
-    if not report.passed:
-        raise CheckFailed(_failure(report), hint="Nothing was published. Please report this as a bug of ingraft.")
-    return report
-
-
-def with_embeddings(
-    report: VerificationReport,
-    plan: MergePlan,
-    folder: Path,
-    adapter: str | Path | None = None,
-    texts: Sequence[str] | None = None,
-    task: Mapping[str, Any] | None = None,
-) -> VerificationReport:
-    """`report` and what base, base + adapter and the model in `folder` answer to `texts` (default: ours) and `task`."""
-    from ingraft.verification.embeddings import embedding_parity
-
-    parity = embedding_parity(
-        folder,
-        adapter or plan.adapter.root,
-        plan.base.root,
-        texts=list(texts) if texts else None,
-        task=task,
-        trust_remote_code=plan.trust_remote_code,
-    )
-    checks = (*report.checks, *parity.checks)
-    return VerificationReport(checks, {**report.figures, **parity.figures()}, parity.answers)
-
-
 @contextmanager
 def weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[None]:
     """A dequantised base has weights within the block; any other one has them anyway."""
@@ -288,40 +230,3 @@ def weights_of_base(plan: MergePlan, workers: int, shown: Progress) -> Iterator[
     with dequantised_weights(plan.dequantised, workers=workers, progress=shown.advance):
         shown.end()
         yield
-
-
-def _refuse_no_change(plan: MergePlan, done: Execution) -> None:
-    """A merge whose result is the base is a failure, however it came about."""
-    if plan.count("add") or done.changed:
-        return
-    if done.moved:
-        raise UnusableInput(
-            "The merged model would equal the base: the stored dtype cannot hold any of the adapter's delta.",
-            hint="Merge with --dtype float32.",
-        )
-    raise UnusableInput(
-        f"The merged model would equal the base: {plan.adapter.name} changes nothing.",
-        hint="The adapter was never trained, its second matrices are all zero, or its scale is (lora_alpha 0).",
-    )
-
-
-def _failure(report: VerificationReport) -> str:
-    check = report.failed[0]
-    measured = (
-        f": {check.value:.3g}, allowed {check.limit:.3g}" if check.value is not None and check.limit is not None else ""
-    )
-    where = f" ({check.where})" if check.where else ""
-    return f"The proof failed: {check.name}{measured}{where}."
-
-
-class Silent:
-    """Progress that nobody sees."""
-
-    def begin(self, stage: str, total: int) -> None:
-        pass
-
-    def advance(self, count: int) -> None:
-        pass
-
-    def end(self) -> None:
-        pass

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ingraft.acceptance import with_embeddings
 from ingraft.base_precision import BasePrecision
 from ingraft.checkpoint import TensorInfo, read_header
 from ingraft.errors import UnusableInput
 from ingraft.hub import local_directory
-from ingraft.pipeline import Progress, Silent, weights_of_base, with_embeddings
+from ingraft.pipeline import weights_of_base
 from ingraft.plan import FILE_LAYOUTS, STORED_DTYPES, DType, FileLayout, plan_merge
+from ingraft.progress import Progress, Silent
 from ingraft.steps import MergePlan
 from ingraft.verification.report import Check, VerificationReport
 

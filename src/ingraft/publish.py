@@ -70,10 +70,11 @@ def check_place(output: Path, *, inputs: tuple[Path, ...] = ()) -> None:
             raise UnusableInput(f"{output} is, holds or lies in {source}, which is read.", hint="Name another output.")
 
 
-def check_file(path: Path, *, inputs: Iterable[str | Path] = ()) -> None:
+def check_file(path: Path, *, inputs: Iterable[str | Path] = (), model: Path | None = None) -> None:
     """Raise UnusableInput when no file can be written to `path`: for what is there, or because it is an input's.
 
     inputs  files, directories and Hub ids that are read; a file of theirs is not replaced
+    model   a directory that holds, or will hold, nothing but a model
     """
     if path.is_dir():
         raise UnusableInput(f"{path} is a directory; expected a file.", hint="Name a new file in it.")
@@ -87,6 +88,11 @@ def check_file(path: Path, *, inputs: Iterable[str | Path] = ()) -> None:
     for source in map(_real, map(Path, inputs)):
         if real == source or (real.exists() and source in real.parents):
             raise UnusableInput(f"{path} would replace what is read.", hint="Name another file.")
+    if model is not None and _real(model) in real.parents:
+        raise UnusableInput(
+            f"{path} would lie in {model}, where ingraft verify allows no file but the model's own.",
+            hint=f"Name one beside it, such as {model.with_name(path.name)}.",
+        )
 
 
 def check_room(output: Path, *, disk: int, memory: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ingraft.errors import IngraftError
-from ingraft.pipeline import MergeResult, Progress, merge
+from ingraft.pipeline import MergeResult, merge
+from ingraft.progress import Progress
 
 if TYPE_CHECKING:
     from ingraft.training.config import TrainingConfig

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 import ingraft
 from helpers.files import snapshot
 from helpers.merging import merged_once
-from helpers.models import lora_config, sentence_adapter, sentence_base
+from helpers.models import lora_config, sentence_adapter, sentence_base, train_a_little
 from ingraft.errors import CheckFailed, UnusableInput
 
 
@@ -99,17 +99,20 @@ def test_random_numbers_go_on_as_they_would_have() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def live_model(kind: type[SentenceTransformer]) -> Any:
+    model = kind(str(base()), device="cpu")
+    model.add_adapter(lora_config("bert"))
+    train_a_little(model)
+    return model
+
+
 class Own(SentenceTransformer):  # type: ignore[misc,unused-ignore]
     """A user's class."""
 
 
 def test_a_live_model_that_computes_in_half_precision_since_its_training(tmp_path: Path) -> None:
     """As accelerate leaves it after a training with `bf16=True`: its numbers are float32 all the same."""
-    live = SentenceTransformer(str(base()), device="cpu")
-    live.add_adapter(lora_config("bert"))
-    for parameter in live.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
+    live = live_model(SentenceTransformer)
     live._original_forward = live.forward
     live.forward = MethodType(torch.autocast("cpu", dtype=torch.bfloat16)(live.forward.__func__), live)
     live.forward = MethodType(convert_outputs_to_fp32(live.forward.__func__), live)
@@ -119,11 +122,7 @@ def test_a_live_model_that_computes_in_half_precision_since_its_training(tmp_pat
 
 
 def test_a_live_model_that_is_another_replaces_nothing(tmp_path: Path) -> None:
-    live = Own(str(base()), device="cpu")
-    live.add_adapter(lora_config("bert"))
-    for parameter in live.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
+    live = live_model(Own)
     output = tmp_path / "merged"
     ingraft.merge_trained(live, output)
     before = snapshot(output)

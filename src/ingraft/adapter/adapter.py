@@ -15,6 +15,7 @@ from ingraft.layout import MODULES_FILE, read_layout
 from ingraft.methods.table import method_for
 
 CONFIG_FILE = "adapter_config.json"
+_MOST_NAMED = 5
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -96,9 +97,6 @@ def _open(root: Path, folder: Path) -> Adapter:
             raise UnusableInput(f"{root}: {method.name} cannot be merged: {method.reason}")
         raise UnusableInput(f"{weights} holds no tensor.", hint="Save the adapter again.")
     return Adapter(root, folder, config, weights, tensors)
-
-
-_MOST_NAMED = 5
 
 
 def _find_folder(root: Path) -> Path:

@@ -77,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename is not None else ""
         _print_error(error, f"{where}{error.strerror}")
         return IngraftError.exit_code
-    except SystemExit:  # how typer ends when nobody reads its output any more
-        return _UNREAD
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # how typer ends when nobody reads its output any more
+            return _UNREAD
+        return end.code if isinstance(end.code, int) else 0
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

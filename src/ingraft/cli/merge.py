@@ -130,15 +130,11 @@ def merge(
 
 def _check_files(plan: MergePlan, output: Path, sign: Path | None, *files: Path | None) -> None:
     """Raise UnusableInput for a file that would replace an input, or lie in what is replaced."""
-    from ingraft.errors import UnusableInput
     from ingraft.publish import check_file
 
-    for file in files:
-        if file is None:
-            continue
-        check_file(file, inputs=(plan.adapter.root, plan.base.root, *([sign] if sign else [])))
-        if output.resolve() in file.resolve().parents:
-            raise UnusableInput(f"{file} would lie in OUTPUT, {output}.", hint="Name a file beside it.")
+    inputs = (plan.adapter.root, plan.base.root, *([sign] if sign else []))
+    for file in filter(None, files):
+        check_file(file, inputs=inputs, model=output)
 
 
 def _check_report(report: Path, output: Path, without: str) -> None:

@@ -17,7 +17,7 @@ from ingraft.errors import UnusableInput
 from ingraft.files import to_json
 
 if TYPE_CHECKING:
-    from ingraft.pipeline import Progress
+    from ingraft.progress import Progress
 
 _LABEL = 10
 _UNBOUNDED = 1000

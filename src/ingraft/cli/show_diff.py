@@ -15,7 +15,7 @@ from ingraft.cli.show import line, out, plural
 if TYPE_CHECKING:
     from ingraft.diff import ModelDiff, TensorDiff
     from ingraft.diff.rank import Rank
-    from ingraft.pipeline import Progress
+    from ingraft.progress import Progress
 
 _SIGNS = {"changed": ("~", "yellow"), "only in a": ("-", "red"), "only in b": ("+", "green")}
 

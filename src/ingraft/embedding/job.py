@@ -22,8 +22,6 @@ from ingraft.flush import fsync
 from ingraft.layout import Layout
 
 _JOB, _RANGES = "job.json", "ranges.json"
-
-
 # Of modules, prompts and tokenizers, which change vectors as much as weights do; and of code.
 _SMALL_FILES = {".json", ".txt", ".model", ".py"}
 

@@ -17,7 +17,7 @@ from ingraft.errors import UnusableInput, first_line
 from ingraft.exporters.sessions import require
 from ingraft.exporters.source import Source
 from ingraft.layout import TRANSFORMER_TYPES, Layout
-from ingraft.pipeline import Progress
+from ingraft.progress import Progress
 
 # model2vec's own defaults, except for float32 (there float16), which is also what Sentence Transformers distils in.
 DIMENSIONS = 256

@@ -24,7 +24,7 @@ from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.tasks import MAX_DROP, Measure, drop_check, open_measure
 from ingraft.exporters.tokenizer import tokens_check, write_limits
 from ingraft.hub import expanded
-from ingraft.pipeline import Progress, Silent
+from ingraft.progress import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.verification.report import Check, VerificationReport
 from ingraft.verification.texts import TEXTS

@@ -20,7 +20,7 @@ from ingraft.exporters.speed import texts_per_second
 from ingraft.exporters.static_folder import write_card, write_manifest, write_model
 from ingraft.exporters.tasks import Measure, drop_check, open_measure
 from ingraft.layout import read_layout
-from ingraft.pipeline import Progress, Silent
+from ingraft.progress import Progress, Silent
 from ingraft.publish import check_output, check_room, clean_up, published
 from ingraft.verification.report import Check, VerificationReport
 from ingraft.verification.texts import TEXTS

@@ -32,14 +32,9 @@ def check_report(path: Path, *, merged: Path | None = None, inputs: Iterable[str
         raise UnusableInput(
             f"A report needs {', '.join(missing)}.", hint="Install it with: pip install 'ingraft[report]'"
         )
-    check_file(path, inputs=inputs)
+    check_file(path, inputs=inputs, model=merged)
     if path.exists() and not path.is_file():
         raise UnusableInput(f"{path} is a device or a pipe; expected a file.", hint="Name one, such as report.html.")
-    if merged is not None and merged.resolve() in path.resolve().parents:
-        raise UnusableInput(
-            f"The report {path} would lie in {merged}, where ingraft verify allows no file but the model's own.",
-            hint=f"Name one beside it, such as {merged.with_name('report.html')}.",
-        )
 
 
 def fill(template: str, *, command: str = "", **values: Any) -> str:

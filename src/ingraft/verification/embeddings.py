@@ -26,7 +26,7 @@ from ingraft.adapted.load import open_unadapted
 from ingraft.adapted.quiet import quiet
 from ingraft.checkpoint import open_checkpoint
 from ingraft.errors import UnusableInput, first_line
-from ingraft.layout import read_layout
+from ingraft.layout import MODEL_CLASSES, read_layout
 from ingraft.verification.answers import Answers
 from ingraft.verification.encoding import Outputs, outputs
 from ingraft.verification.layers import answers_of, compare_layers, roundings_of
@@ -152,16 +152,13 @@ def embedding_parity(
     return replace(parity, checks=(by_layer, *parity.checks))
 
 
-# A user's class of a model is one of these underneath.
-_CLASSES = ("CrossEncoder", "SparseEncoder", "MultiVectorEncoder", "SentenceTransformer")
-
-
 def compare_with_live(
     merged: Path, model: Any, *, texts: Sequence[str] | None = None, trust_remote_code: bool = False
 ) -> EmbeddingParity:
     """Compare the model in `merged` with the live `model` that has the adapter on it. `model` is not changed."""
     chosen = list(texts or TEXTS)
-    model_class = next((known.__name__ for known in type(model).__mro__ if known.__name__ in _CLASSES), "")
+    # A user's own class is one of Sentence Transformers' underneath.
+    model_class = next((known.__name__ for known in type(model).__mro__ if known.__name__ in MODEL_CLASSES), "")
     with quiet():
         live = copy.deepcopy(model).to("cpu", torch.float32).eval()
         if "_original_forward" in vars(live):  # accelerate left its own, in half precision, after a training with bf16

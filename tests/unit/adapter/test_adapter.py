@@ -67,6 +67,17 @@ def test_several_adapters_must_be_named(tmp_path: Path) -> None:
         open_adapter(tmp_path)
 
 
+def test_of_many_adapters_the_last_ones_are_named(tmp_path: Path) -> None:
+    """By the numbers of their steps."""
+    for step in range(100, 1300, 100):
+        write_adapter(tmp_path / f"checkpoint-{step}", "base")
+
+    with pytest.raises(UnusableInput, match=r"12 adapters: checkpoint-800, .*, checkpoint-1200 and 7 more") as refused:
+        open_adapter(tmp_path)
+
+    assert refused.value.hint == f"Name the one you mean, for example: {tmp_path / 'checkpoint-1200'}"
+
+
 def test_hidden_folders_hold_no_adapters(tmp_path: Path) -> None:
     write_adapter(tmp_path / "first", "base")
     write_adapter(tmp_path / ".cache", "base")

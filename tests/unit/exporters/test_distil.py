@@ -14,7 +14,7 @@ from helpers.models import plain_base
 from ingraft.errors import UnusableInput
 from ingraft.exporters.distil import Distilled, check_distillable, distil
 from ingraft.exporters.source import open_layout, open_source
-from ingraft.pipeline import Silent
+from ingraft.progress import Silent
 
 
 def distilled(model: Path, dimensions: int | None = None) -> Distilled:
